@@ -1,0 +1,98 @@
+"""Ledger entries as bytes: one signed statement and the time at which the escrow accepted it.
+
+A leaf of the Merkle tree is the canonical JSON `{"envelope": <DSSE envelope>, "time": <seconds since 1970>}`, so the
+tree head covers the statement, its signature and the escrow's clock.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from contracts.errors import EscrowError
+from contracts.records import Entry, Key, Record, Records, updated
+from contracts.rules import apply, authority
+from contracts.signing import Envelope, verify
+from contracts.statements import LedgerOpened, read
+from contracts.transparency import Tree, leaf_hash
+
+_HEAD, _TIME, _END = b'{"envelope":', b',"time":', b"}"
+
+
+def leaf(envelope: Envelope, time: int) -> bytes:
+    """The bytes that stand on the ledger; canonical, as the keys are in order and the envelope is canonical."""
+    return _HEAD + envelope.to_bytes() + _TIME + str(time).encode() + _END
+
+
+class Leaf(NamedTuple):
+    """What a leaf holds."""
+
+    envelope: Envelope
+    time: int
+
+
+def read_leaf(data: bytes) -> Leaf:
+    """The envelope and time of a leaf.
+
+    Raises:
+        EscrowError: `ledger-tampered` if the bytes are not exactly what `leaf` writes.
+    """
+    middle = data.rfind(_TIME)
+    text = data[middle + len(_TIME) : -1].decode("ascii", "replace")
+    if not (data.startswith(_HEAD) and data.endswith(_END) and middle > 0 and text.isdecimal() and len(text) < 16):
+        raise EscrowError("ledger-tampered", "A ledger entry is malformed.")
+    found = Leaf(Envelope.from_bytes(data[len(_HEAD) : middle]), int(text))
+    if leaf(*found) != data:
+        raise EscrowError("ledger-tampered", "A ledger entry is not in its canonical form.")
+    return found
+
+
+def checked(
+    records: Records, envelope: Envelope, *, index: int, time: int, key: str | None = None
+) -> tuple[Entry, tuple[Record, ...]]:
+    """The entry an envelope makes and the records it changes, every rule applied and the signature verified first.
+
+    Args:
+        records: everything `contracts.rules.wanted` names.
+        envelope: whose signature has not been verified yet.
+        index: its place on the ledger.
+        time: the escrow's clock, whole seconds since 1970.
+        key: the pinned public key of the ledger, if the first entry is to be checked against one.
+    """
+    statement = read(envelope.payload)
+    if isinstance(statement, LedgerOpened) and key not in (None, statement.public_key):
+        raise EscrowError("ledger-tampered", "The ledger was opened with another key than the pinned one.")
+    verify(envelope, authority(records, statement))
+    entry = Entry(index=index, time=time, digest=envelope.digest, statement=statement)
+    return entry, apply(records, entry)
+
+
+class Replayed(NamedTuple):
+    """What replaying a ledger yields."""
+
+    records: dict[Key, Record]
+    tree: Tree
+    time: int  # of the last entry
+
+
+def replay(leaves: Iterable[bytes], *, key: str | None = None) -> Replayed:
+    """Every entry from the first, each verified and applied; needs the ledger and nothing else.
+
+    Raises:
+        EscrowError: `ledger-tampered` at the first entry that is malformed, badly signed, out of time or refused.
+    """
+    records: dict[Key, Record] = {}
+    tree, clock = Tree(), 0
+    for index, data in enumerate(leaves):
+        try:
+            envelope, time = read_leaf(data)
+            _, changed = checked(records, envelope, index=index, time=time, key=key)
+        except EscrowError as error:
+            raise EscrowError("ledger-tampered", f"Entry {index} is refused: {error.message} [{error.code}]") from error
+        if time < clock:
+            raise EscrowError("ledger-tampered", f"Entry {index} is earlier than the entry before it.")
+        clock = time
+        records.update({record.key(): record for record in changed})
+        tree, _ = tree.append(leaf_hash(data))
+    return Replayed(records, tree, clock)
+
+
+__all__ = ["Leaf", "Replayed", "checked", "leaf", "read_leaf", "replay", "updated"]

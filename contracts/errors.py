@@ -1,0 +1,150 @@
+"""One base error for the whole product: a stable code, one sentence, and what to do next.
+
+A code names what happened, never which data made it happen, so it may travel to people who must not see the data.
+Each code belongs to one exit code of the commands.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class Exit(IntEnum):
+    """Exit codes of `escrow` and `party`."""
+
+    OK = 0
+    REFUSED = 1  # refused by a rule, or failed
+    CONNECTION = 2  # connection or authentication
+    TIMEOUT = 3
+    USAGE = 4  # the command was called wrongly
+    BUG = 5  # our mistake
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a code means: the exit code it leads to and the next step when the raiser knows no better one."""
+
+    exit: Exit
+    hint: str
+
+
+CODES: Final[Mapping[str, Code]] = MappingProxyType(
+    {
+        # input
+        "usage": Code(Exit.USAGE, "Run the command with --help."),
+        "file-unreadable": Code(Exit.USAGE, "Check the path and that the file may be read."),
+        "document-invalid": Code(
+            Exit.REFUSED, "Correct the named field; `escrow contract validate` shows every problem."
+        ),
+        "not-canonical": Code(Exit.REFUSED, "Send the canonical JSON bytes that were signed, unchanged."),
+        "table-invalid": Code(Exit.REFUSED, "Correct the named cell or column and try again."),
+        "table-empty": Code(Exit.REFUSED, "Choose a table with at least one row."),
+        "window-empty": Code(Exit.REFUSED, "Choose the split so that train and holdout each hold rows and frauds."),
+        "column-missing": Code(Exit.REFUSED, "Name the table's own columns in the schema."),
+        "feature-forbidden": Code(Exit.REFUSED, "Remove the column from the features; the schema forbids it there."),
+        # signatures and proofs
+        "key-invalid": Code(Exit.REFUSED, "Use the Ed25519 key exactly as it was made, with its own passphrase."),
+        "signature-invalid": Code(Exit.REFUSED, "Do not rely on this document; ask its signer for it again."),
+        "proof-invalid": Code(Exit.REFUSED, "Do not rely on this ledger; compare checkpoints with the other parties."),
+        "checkpoint-invalid": Code(Exit.REFUSED, "Fetch the checkpoint again, unchanged; do not rely on this text."),
+        # models
+        "model-invalid": Code(Exit.REFUSED, "Use a family, method and parameters that the contract language knows."),
+        "bundle-invalid": Code(Exit.REFUSED, "Fetch the release again; do not use these files."),
+        "update-invalid": Code(Exit.REFUSED, "A party's update was refused; the run fails closed."),
+        "roster-incomplete": Code(Exit.REFUSED, "A party did not answer exactly once; the run fails closed."),
+        "scores-invalid": Code(Exit.REFUSED, "A model gave no usable score for some row; the run fails closed."),
+        "training-failed": Code(Exit.REFUSED, "Ask the escrow's operator for the run's log."),
+        "counts-differ": Code(Exit.REFUSED, "Deposit the table whose counts the contract states."),
+        "holdout-too-early": Code(Exit.REFUSED, "Split every deposit by the schema's rule and propose again."),
+        "holdout-in-training": Code(Exit.REFUSED, "Deposit a holdout whose rows stand in nobody's training rows."),
+        # jobs and the vault
+        "limit-time": Code(Exit.TIMEOUT, "Raise the limit on time or make the computation smaller."),
+        "limit-memory": Code(Exit.REFUSED, "Raise the limit on memory or make the computation smaller."),
+        "limit-results": Code(Exit.REFUSED, "Raise the limit on results or write less."),
+        "limit-processes": Code(Exit.REFUSED, "Raise the limit on processes or start fewer processes and threads."),
+        "output-refused": Code(Exit.REFUSED, "Write regular files within the limit, never links or devices."),
+        "worker-changed": Code(Exit.REFUSED, "Restart the escrow, then propose a contract that names the new code."),
+        "runtime-busy": Code(Exit.REFUSED, "Wait until a running job has ended."),
+        "runtime-unfit": Code(Exit.REFUSED, "Give the runtime a directory of its own on a Linux machine."),
+        "blob-corrupt": Code(Exit.REFUSED, "Send the bytes again, unchanged; do not rely on these."),
+        "vault-sealed": Code(Exit.REFUSED, "Only the holder of the right key can open this."),
+        # the law
+        "statement-refused": Code(
+            Exit.REFUSED, "Look at the contract's status; only what its state allows is accepted."
+        ),
+        "state-refused": Code(Exit.REFUSED, "Look at the contract's status; only what its state allows is accepted."),
+        "ledger-unopened": Code(Exit.REFUSED, "Initialise the escrow first."),
+        "party-unknown": Code(Exit.REFUSED, "Ask the operator to admit the party, or correct its name."),
+        "party-exists": Code(Exit.REFUSED, "Choose another name; a name is never given twice."),
+        "party-revoked": Code(Exit.REFUSED, "Ask the operator; a revoked party must be admitted under a new name."),
+        "key-mismatch": Code(Exit.REFUSED, "Draw the contract up again with the keys of the escrow's directory."),
+        "keys-mismatch": Code(Exit.REFUSED, "Approve again with the data keys of exactly your own deposits."),
+        "deposit-unknown": Code(Exit.REFUSED, "Deposit the file first, or correct the commitment."),
+        "deposit-exists": Code(Exit.REFUSED, "Nothing to do: the file is deposited."),
+        "deposit-revoked": Code(Exit.REFUSED, "Deposit the data anew and propose another contract."),
+        "deposit-mismatch": Code(Exit.REFUSED, "Draw the contract up again from the deposits as they stand."),
+        "blob-missing": Code(Exit.REFUSED, "Send the encrypted file of the deposit, then try again."),
+        "blob-refused": Code(Exit.REFUSED, "Send exactly the encrypted file that the deposit statement names."),
+        "contract-unknown": Code(Exit.REFUSED, "Correct the digest; list the contracts to see what stands."),
+        "contract-exists": Code(Exit.REFUSED, "Use the contract that stands, or change the title or limits."),
+        "contract-expired": Code(Exit.REFUSED, "Propose a contract with a later expiry."),
+        "contract-early": Code(Exit.REFUSED, "Wait until the contract's not-before."),
+        "runs-exhausted": Code(Exit.REFUSED, "Propose another contract; this one's run budget is spent."),
+        "looks-exhausted": Code(Exit.REFUSED, "Deposit a fresh holdout; this one was decided over often enough."),
+        "rule-unknown": Code(Exit.REFUSED, "Correct the standing rule's digest."),
+        "rule-refused": Code(Exit.REFUSED, "Let the party itself sign, or make a rule that covers the contract."),
+        "not-supported": Code(
+            Exit.REFUSED, "Remove the term; `escrow contract explain` lists what this escrow can do."
+        ),
+        "not-permitted": Code(Exit.REFUSED, "Ask the party that may; the contract names who receives what."),
+        "not-released": Code(Exit.REFUSED, "Look at the contract's status; only a released contract can be collected."),
+        "archive-invalid": Code(Exit.REFUSED, "Fetch the release again; do not use this file."),
+        "commitment-mismatch": Code(
+            Exit.REFUSED, "Deposit the data anew; what was decrypted is not what was committed."
+        ),
+        "key-refused": Code(Exit.REFUSED, "Approve with the deposit's own data key; propose the contract again."),
+        "approval-missing": Code(Exit.REFUSED, "Do not use this model; a party never approved its contract."),
+        "release-invalid": Code(Exit.REFUSED, "Do not use this model; fetch the release again or ask the operator."),
+        "evidence-mismatch": Code(Exit.REFUSED, "The run's evidence does not fit the contract; the run fails closed."),
+        "worker-unknown": Code(Exit.REFUSED, "Draw the contract up with the worker digest that the escrow states."),
+        "ledger-tampered": Code(
+            Exit.REFUSED, "Keep a copy as evidence and compare checkpoints with the other parties."
+        ),
+        "home-exists": Code(Exit.USAGE, "Choose an empty directory, or use the keys that are there."),
+        "home-missing": Code(Exit.USAGE, "Name the party's home with --home or PARTY_HOME."),
+        "escrow-pinned": Code(
+            Exit.CONNECTION, "Compare fingerprints with the operator before you trust another escrow."
+        ),
+        "digest-mismatch": Code(Exit.REFUSED, "Do not sign; compare the contract with the other parties."),
+        "escrow-exists": Code(Exit.USAGE, "Choose an empty directory, or use the escrow that is there."),
+        "escrow-missing": Code(Exit.USAGE, "Name the directory of an escrow, or initialise one."),
+        "bug": Code(Exit.BUG, "Report this with the command you ran; nothing was stored."),
+    }
+)
+
+
+class EscrowError(Exception):
+    """Base of every error a user can meet.
+
+    Attributes:
+        code: key of `CODES`.
+        message: one sentence that says what happened.
+        hint: what to do next.
+    """
+
+    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = CODES[code].hint if hint is None else hint
+
+    @property
+    def exit(self) -> Exit:
+        """The exit code of a command that ends with this error."""
+        return CODES[self.code].exit
+
+    def diagnostics(self) -> str:
+        """What a person reads: what happened, the code, what to do next."""
+        return f"{self.message} [{self.code}]\n  Next: {self.hint}"

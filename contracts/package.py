@@ -1,0 +1,38 @@
+"""What a party receives when a contract releases: the files of its package, and what each of them must be.
+
+Both sides write and read it by these names: the escrow's `release` and the bank's.
+"""
+
+from typing import Final
+
+from contracts.canonical import canonical, commitment, digest
+from contracts.gate import Decision, Finding
+from contracts.terms import Commitment, Digest, Term
+
+CONTRACT, CARD, OPENING, GRAPH, MANIFEST = "contract.json", "card.md", "opening.json", "model.onnx", "model.json"
+LIMITS: Final = {CONTRACT: 4 << 20, CARD: 1 << 20, OPENING: 16 << 20, GRAPH: 64 << 20, MANIFEST: 1 << 20}
+"""Names of a package's files and the most bytes of each. Who receives no model gets neither card nor model."""
+
+
+class Opening(Term):
+    """What opens the commitments on the ledger to one party: its own findings, and the model if it receives it."""
+
+    findings: tuple[Finding, ...]
+    findings_salt: str | None = None  # hex
+    model_salt: str | None = None
+
+    def payload(self) -> bytes:
+        """Canonical JSON."""
+        return canonical(self.model_dump(mode="json", by_alias=True))
+
+
+def findings_digest(decision: Decision | tuple[Finding, ...], party: str) -> Digest:
+    """The digest of a party's findings."""
+    findings = decision.of(party) if isinstance(decision, Decision) else decision
+    listed = [finding.model_dump(mode="json", by_alias=True) for finding in findings]
+    return digest(canonical({"party": party, "findings": listed}))
+
+
+def bound(salt: bytes, content: Digest) -> Commitment:
+    """The commitment that the ledger holds of a findings digest or of a model's manifest digest."""
+    return commitment(salt, content)

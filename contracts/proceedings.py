@@ -1,0 +1,299 @@
+"""The rules on a contract's course, from proposal to the erasure of its key.
+
+1. A proposal names admitted parties with their keys, and deposits that exist, are their owner's, agree in part, rows,
+   positives and schema, and were not revoked.
+2. Only parties of the contract approve, once each, with the keys of exactly their own deposits. No implied yes.
+3. One rejection is final; the proposer may withdraw before everyone approved; any party halts before release.
+4. A standing rule covers its own function, deposits, recipients and clauses, so often, until it expires.
+5. A run starts only when everyone approved, within the contract's time, its run budget and its looks at each holdout.
+6. Stages follow one another; a verdict needs all of them; a release needs the verdict, and the time again.
+7. Terminal is terminal: then the run key is erased, once, and nothing else happens.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from contracts import statements as st
+from contracts.canonical import canonical, digest
+from contracts.contract import Contract, Contribution
+from contracts.errors import EscrowError
+from contracts.lifecycle import TERMINAL, Event, State, after
+from contracts.records import (
+    CaseRecord,
+    DepositRecord,
+    Entry,
+    Key,
+    PartyRecord,
+    Record,
+    Records,
+    RuleRecord,
+    case_record,
+    deposit_record,
+    party_record,
+    rule_record,
+)
+from contracts.signing import key_id, public_bytes
+from contracts.statements import Statement
+from contracts.terms import Term
+
+STAGES: Final = ("prepare", "baseline", "train", "evaluate")
+
+Changed = Iterator[Record]
+
+
+def refused(sentence: str, code: str = "statement-refused", hint: str | None = None) -> EscrowError:
+    """A refusal by a rule."""
+    return EscrowError(code, sentence, hint)
+
+
+def term_digest(term: Term) -> str:
+    """The digest of a part of a contract, as standing rules and deposits name it."""
+    return digest(canonical(term.model_dump(mode="json", by_alias=True, exclude_none=True)))
+
+
+def moved(records: Records, case: CaseRecord, event: Event, **changes: object) -> Changed:
+    """`case` after `event`; ended, it is taken off the lists of its parties and deposits.
+
+    Raises:
+        EscrowError: the table of transitions has none from this state.
+    """
+    state = after(case.state, event)
+    if state is None:
+        raise refused(f"The contract is {case.state}: {event} is not possible.", "state-refused")
+    yield case.model_copy(update={"state": state, **changes})
+    if state in TERMINAL:
+        for key in (
+            *(Key("party", name) for name in case.contract.names()),
+            *(Key("deposit", commitment) for commitment in case.contract.commitments()),
+        ):
+            record = records[key]
+            if isinstance(record, PartyRecord | DepositRecord):
+                left = tuple(name for name in record.contracts if name != case.digest)
+                yield record.model_copy(update={"contracts": left})
+
+
+def _proposed(records: Records, statement: st.ContractProposed, entry: Entry) -> Changed:
+    contract = statement.contract
+    name = contract.digest()
+    if Key("case", name) in records:
+        raise refused("This very contract was proposed before.", "contract-exists")
+    if statement.party not in contract.names():
+        raise refused(f"{statement.party} is not a party of the contract it proposes.")
+    if entry.time >= contract.limits.expires.timestamp():
+        raise refused("The contract expires before it is proposed.", "contract-expired")
+    for party in contract.parties:
+        record = party_record(records, party.name)
+        if record.request.role != "party":
+            raise refused(f"{party.name} was admitted as {record.request.role}, not as a party.")
+        if party.key != key_id(public_bytes(record.request.public_key)):
+            raise refused(f"The contract names another key for {party.name} than it was admitted with.", "key-mismatch")
+        yield record.model_copy(update={"contracts": (*record.contracts, name)})
+    schema = term_digest(contract.data_schema)
+    for contribution in contract.contributions:
+        for deposit in _agreed(records, contribution, schema):
+            _looks_left(contract, deposit)
+            yield deposit.model_copy(update={"contracts": (*deposit.contracts, name)})
+    yield CaseRecord(digest=name, contract=contract, proposer=statement.party)
+
+
+def _agreed(records: Records, contribution: Contribution, schema: str) -> Iterator[DepositRecord]:
+    """The deposits that a contribution names, if they are what it says they are."""
+    parts = {"train": contribution.train, "holdout": contribution.holdout, "incumbent": contribution.incumbent}
+    for part, claimed in parts.items():
+        if claimed is None:
+            continue
+        deposit = deposit_record(records, claimed.commitment)
+        stated = deposit.stated
+        theirs = (stated.party, stated.part, stated.rows, stated.positives, stated.data_schema)
+        ours = (contribution.party, part, getattr(claimed, "rows", None), getattr(claimed, "positives", None), schema)
+        if theirs != ours:
+            raise refused(
+                f"{contribution.party}'s {part} in the contract is not what was deposited: owner, part, rows, positives "
+                "and schema must agree.",
+                "deposit-mismatch",
+            )
+        yield deposit
+
+
+def _looks_left(contract: Contract, deposit: DepositRecord) -> None:
+    most = contract.limits.looks
+    if most is not None and deposit.stated.part == "holdout" and deposit.looks >= most:
+        raise refused(
+            f"{deposit.stated.party}'s holdout was decided over {deposit.looks} times; the contract allows {most}.",
+            "looks-exhausted",
+        )
+
+
+def _run_key_opened(records: Records, statement: st.RunKeyOpened, entry: Entry) -> Changed:  # noqa: ARG001
+    case = case_record(records, statement.contract)
+    yield from moved(records, case, Event.RUN_KEY_OPENED, run_recipient=statement.recipient, reason="approvals")
+
+
+def _in_time(case: CaseRecord, entry: Entry) -> None:
+    if entry.time >= case.contract.limits.expires.timestamp():
+        raise refused("The contract has expired.", "contract-expired")
+
+
+def _own_case(records: Records, statement: st.ByParty, contract: str) -> CaseRecord:
+    case = case_record(records, contract)
+    if statement.party not in case.contract.names():
+        raise refused(f"{statement.party} is not a party of this contract.")
+    return case
+
+
+def _approved(records: Records, statement: st.ContractApproved, entry: Entry) -> Changed:
+    case = _own_case(records, statement, statement.contract)
+    _in_time(case, entry)
+    if case.state is not State.OPEN:
+        raise refused(f"The contract is {case.state}: it cannot be approved.", "state-refused")
+    if statement.party in case.approvals:
+        raise refused(f"{statement.party} has approved this contract before.")
+    contribution = case.contract.contribution(statement.party)
+    due = set(contribution.commitments()) if contribution and contribution.placement == "escrow" else set()
+    if set(statement.keys) != due:
+        raise refused("An approval seals the keys of exactly the party's own deposits.", "keys-mismatch")
+    if statement.rule is not None:
+        yield _used(rule_record(records, statement.rule), statement, "approve", case.contract, entry)
+    approvals = {**case.approvals, statement.party: entry.index}
+    if len(approvals) < len(case.contract.parties):
+        yield case.model_copy(update={"approvals": approvals})
+    else:
+        yield from moved(records, case, Event.LAST_APPROVAL, approvals=approvals, reason="start")
+
+
+def _rejected(records: Records, statement: st.ContractRejected, entry: Entry) -> Changed:
+    case = _own_case(records, statement, statement.contract)
+    if statement.rule is not None:
+        yield _used(rule_record(records, statement.rule), statement, "reject", case.contract, entry)
+    yield from moved(records, case, Event.REJECTED, reason="rejected")
+
+
+def _used(rule: RuleRecord, statement: st.ByParty, effect: str, contract: Contract, entry: Entry) -> RuleRecord:
+    """The standing rule with one use less, if it covers what was done in its name, all of it."""
+    stated = rule.stated
+    contribution = contract.contribution(statement.party)
+    data = set(contribution.commitments()) if contribution else set()
+    covers = {
+        "party": stated.party == statement.party,
+        "effect": stated.effect == effect,
+        "function": stated.function == term_digest(contract.computation),
+        "data set": bool(data) and data <= set(stated.commitments),
+        "time": entry.time < stated.expires.timestamp(),
+        "use count": rule.uses < stated.uses,
+    }
+    if effect == "approve":
+        covers["recipients"] = {recipient.party for recipient in contract.recipients} <= set(stated.recipients)
+        covers["clauses"] = set(stated.clauses) <= {term_digest(clause) for clause in contract.release}
+    for what, matches in covers.items():
+        if not matches:
+            raise refused(f"The standing rule does not cover this: its {what} does not match.", "rule-refused")
+    return rule.model_copy(update={"uses": rule.uses + 1})
+
+
+def _withdrawn(records: Records, statement: st.ContractWithdrawn, entry: Entry) -> Changed:  # noqa: ARG001
+    case = _own_case(records, statement, statement.contract)
+    if statement.party != case.proposer:
+        raise refused(f"Only {case.proposer}, who proposed the contract, can withdraw it.")
+    yield from moved(records, case, Event.WITHDRAWN, reason="withdrawn")
+
+
+def _halted(records: Records, statement: st.ContractHalted, entry: Entry) -> Changed:  # noqa: ARG001
+    case = _own_case(records, statement, statement.contract)
+    yield from moved(records, case, Event.HALTED, reason="halted")
+
+
+def _run_started(records: Records, statement: st.RunStarted, entry: Entry) -> Changed:
+    case = case_record(records, statement.contract)
+    _in_time(case, entry)
+    limits = case.contract.limits
+    if limits.not_before and entry.time < limits.not_before.timestamp():
+        raise refused("The contract may not run yet.", "contract-early")
+    if statement.run != case.run + 1 or statement.run > limits.runs:
+        raise refused(f"The contract allows {limits.runs} runs and {case.run} were started.", "runs-exhausted")
+    for commitment in case.contract.commitments():
+        _looks_left(case.contract, deposit_record(records, commitment))
+    yield from moved(records, case, Event.RUN_STARTED, run=statement.run, stages={}, reason="run")
+
+
+def _current(records: Records, contract: str, run: int) -> CaseRecord:
+    case = case_record(records, contract)
+    if run != case.run:
+        raise refused(f"Run {run} is not the contract's current run.", "state-refused")
+    return case
+
+
+def _stage_completed(records: Records, statement: st.StageCompleted, entry: Entry) -> Changed:  # noqa: ARG001
+    case = _current(records, statement.contract, statement.run)
+    done = len(case.stages)
+    if case.state is not State.RUNNING or done == len(STAGES) or statement.stage != STAGES[done]:
+        raise refused(f"Stage {statement.stage} is not the next one.", "state-refused")
+    yield case.model_copy(update={"stages": {**case.stages, statement.stage: statement.outputs}})
+
+
+def _decided(records: Records, statement: st.RunDecided, entry: Entry) -> Changed:  # noqa: ARG001
+    case = _current(records, statement.contract, statement.run)
+    if set(case.stages) != set(STAGES):
+        raise refused("A verdict needs every stage.", "state-refused")
+    if set(statement.findings) != {contribution.party for contribution in case.contract.contributions}:
+        raise refused("A verdict binds the findings of each contributor.")
+    now = dict(records)
+    for contribution in case.contract.contributions:
+        deposit = deposit_record(records, contribution.holdout.commitment)
+        now[deposit.key()] = deposit.model_copy(update={"looks": deposit.looks + 1})
+    if statement.verdict == "released":
+        event, reason = Event.DECIDED_RELEASED, "packages"
+    elif case.run < case.contract.limits.runs:
+        event, reason = Event.DECIDED_WITHHELD, "start"
+    else:
+        event, reason = Event.WITHHELD_LAST, "verdict"
+    for record in moved(now, case, event, verdict=statement.verdict, reason=reason):
+        now[record.key()] = record
+    yield from (record for key, record in sorted(now.items()) if record is not records.get(key))
+
+
+def _released(records: Records, statement: st.RunReleased, entry: Entry) -> Changed:
+    case = _current(records, statement.contract, statement.run)
+    _in_time(case, entry)
+    if set(statement.packages) != set(case.contract.names()):
+        raise refused("A release has one package for each party.")
+    yield from moved(records, case, Event.RELEASED, packages=statement.packages, reason="released")
+
+
+def _failed(records: Records, statement: st.RunFailed, entry: Entry) -> Changed:  # noqa: ARG001
+    case = _current(records, statement.contract, statement.run)
+    event = Event.FAILED if case.run < case.contract.limits.runs else Event.FAILED_LAST
+    yield from moved(records, case, event, reason=statement.code)
+
+
+def _expired(records: Records, statement: st.ContractExpired, entry: Entry) -> Changed:
+    case = case_record(records, statement.contract)
+    if entry.time < case.contract.limits.expires.timestamp():
+        raise refused("The contract has not expired yet.")
+    yield from moved(records, case, Event.EXPIRED, reason="expired")
+
+
+def _key_erased(records: Records, statement: st.KeyErased, entry: Entry) -> Changed:  # noqa: ARG001
+    case = case_record(records, statement.contract)
+    if not case.ended or case.key_erased:
+        raise refused("The run key is erased once, when the contract has ended.", "state-refused")
+    yield case.model_copy(update={"key_erased": True})
+
+
+RULES: Final[Mapping[type[Statement], Callable[[Records, Any, Entry], Changed]]] = MappingProxyType(
+    {
+        st.ContractProposed: _proposed,
+        st.RunKeyOpened: _run_key_opened,
+        st.ContractApproved: _approved,
+        st.ContractRejected: _rejected,
+        st.ContractWithdrawn: _withdrawn,
+        st.ContractHalted: _halted,
+        st.RunStarted: _run_started,
+        st.StageCompleted: _stage_completed,
+        st.RunDecided: _decided,
+        st.RunReleased: _released,
+        st.RunFailed: _failed,
+        st.ContractExpired: _expired,
+        st.KeyErased: _key_erased,
+    }
+)

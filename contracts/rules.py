@@ -1,0 +1,194 @@
+"""Who may state what, and when: the whole law that needs the ledger, as one pure function.
+
+`apply(records, entry)` either refuses a statement with an `EscrowError` or returns the records it changes. The escrow
+runs it before it appends; replay and every auditor run the same function. Deny by default: a statement that no rule
+permits is refused. The rules on ledger, parties, deposits and standing rules stand here; those on a contract's course
+in `contracts.proceedings`.
+
+ 1. The first statement opens the ledger, and only the first does.
+ 2. Every statement names this ledger and is signed by the key its signer was admitted with (`authority`).
+ 3. A party is admitted once under a name, on its own signature; revoked, its unfinished contracts are halted.
+ 4. A deposit is stated by its owner, once; revoked, every unfinished contract that uses it is halted.
+ 5. A standing rule is made and revoked by the party that it binds.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from contracts import proceedings
+from contracts import statements as st
+from contracts.canonical import decode_base64
+from contracts.contract import Contract
+from contracts.lifecycle import Event
+from contracts.proceedings import moved, refused
+from contracts.records import (
+    CaseRecord,
+    DepositRecord,
+    Entry,
+    Key,
+    LedgerRecord,
+    PartyRecord,
+    Record,
+    Records,
+    RuleRecord,
+    case_record,
+    deposit_record,
+    ledger_record,
+    party_record,
+    rule_record,
+)
+from contracts.signing import PAYLOAD_TYPE, pae, verify_bytes
+from contracts.statements import Statement
+
+Changed = Iterator[Record]
+
+
+def apply(records: Records, entry: Entry) -> tuple[Record, ...]:
+    """The records that `entry` changes.
+
+    `records` must hold everything that `wanted` names. The entry's signature must have been verified against
+    `authority`.
+
+    Raises:
+        EscrowError: the statement is refused; nothing changes.
+    """
+    statement = entry.statement
+    if not isinstance(statement, st.LedgerOpened) and statement.ledger != ledger_record(records).origin:
+        raise refused(f"The statement is meant for another ledger, {statement.ledger}.")
+    return tuple(_RULES[type(statement)](records, statement, entry))
+
+
+def authority(records: Records, statement: Statement) -> str:
+    """The public key that must have signed `statement`."""
+    if isinstance(statement, st.LedgerOpened):
+        return statement.public_key
+    if isinstance(statement, st.ByParty):
+        own = party_record(records, statement.party).request.public_key
+        rule = getattr(statement, "rule", None) if isinstance(statement, _MAY_CITE_A_RULE) else None
+        return own if rule is None else rule_record(records, rule).stated.key
+    return ledger_record(records).public_key
+
+
+_MAY_CITE_A_RULE: Final = (st.ContractApproved, st.ContractRejected)
+_NEEDS_CASE_ONLY: Final = (st.ContractApproved, st.StageCompleted, st.RunKeyOpened, st.KeyErased)
+
+
+def wanted(statement: Statement, records: Records) -> set[Key]:
+    """The records that `apply` will ask for, as far as `records` tells; asked again until nothing is new."""
+    keys = {Key("ledger", "ledger")}
+    if isinstance(statement, st.ByParty):
+        keys.add(Key("party", statement.party))
+    match statement:
+        case st.PartyAdmitted():
+            keys.add(Key("party", statement.request.name))
+        case st.PartyRevoked():
+            keys.add(Key("party", statement.name))
+        case st.DataDeposited() | st.DataRevoked():
+            keys.add(Key("deposit", statement.commitment))
+        case st.RuleRevoked():
+            keys.add(Key("rule", statement.rule))
+        case st.ContractProposed():
+            keys |= {Key("case", statement.contract.digest()), *_parts(statement.contract)}
+        case _:
+            keys |= _cited(statement)
+    return keys | _behind(statement, records)
+
+
+def _cited(statement: Statement) -> set[Key]:
+    """The contract, and the standing rule if any, that a statement names by digest."""
+    found = {("case", getattr(statement, "contract", None)), ("rule", getattr(statement, "rule", None))}
+    return {Key(kind, name) for kind, name in found if isinstance(name, str)}  # type: ignore[arg-type]
+
+
+def _parts(contract: Contract) -> set[Key]:
+    parties = {Key("party", name) for name in contract.names()}
+    return parties | {Key("deposit", commitment) for commitment in contract.commitments()}
+
+
+def _behind(statement: Statement, records: Records) -> set[Key]:
+    """What named records lead to: contracts of a revoked thing, parties and deposits of a contract that may end."""
+    keys: set[Key] = set()
+    revokes = isinstance(statement, st.PartyRevoked | st.DataRevoked)
+    for record in records.values():
+        if revokes and isinstance(record, PartyRecord | DepositRecord):
+            keys |= {Key("case", name) for name in record.contracts}
+        if isinstance(record, CaseRecord) and not isinstance(statement, _NEEDS_CASE_ONLY):
+            keys |= _parts(record.contract)
+    return keys
+
+
+def _ledger_opened(records: Records, statement: st.LedgerOpened, entry: Entry) -> Changed:
+    if entry.index != 0 or Key("ledger", "ledger") in records:
+        raise refused("The ledger is already open.")
+    yield LedgerRecord(origin=statement.ledger, public_key=statement.public_key)
+
+
+def _party_admitted(records: Records, statement: st.PartyAdmitted, entry: Entry) -> Changed:  # noqa: ARG001
+    request = statement.request
+    if Key("party", request.name) in records:
+        raise refused(f"{request.name} was admitted before.", "party-exists")
+    if request.ledger != statement.ledger:
+        raise refused(f"{request.name} asked to be admitted to another ledger, {request.ledger}.")
+    verify_bytes(pae(PAYLOAD_TYPE, request.payload()), decode_base64(statement.signature), request.public_key)
+    yield PartyRecord(request=request)
+
+
+def _party_revoked(records: Records, statement: st.PartyRevoked, entry: Entry) -> Changed:  # noqa: ARG001
+    record = party_record(records, statement.name)
+    yield from _gone(records, record.model_copy(update={"revoked": True}), "party-revoked")
+
+
+def _data_deposited(records: Records, statement: st.DataDeposited, entry: Entry) -> Changed:  # noqa: ARG001
+    if Key("deposit", statement.commitment) in records:
+        raise refused("This commitment was deposited before.", "deposit-exists")
+    if (statement.rows is None) != (statement.part == "incumbent"):
+        raise refused("A train or holdout deposit states its rows; an incumbent model has none.")
+    if (statement.positives is None) != (statement.part != "holdout"):
+        raise refused("A holdout deposit states its positives, and no other does.")
+    yield DepositRecord(stated=statement)
+
+
+def _data_revoked(records: Records, statement: st.DataRevoked, entry: Entry) -> Changed:  # noqa: ARG001
+    record = deposit_record(records, statement.commitment)
+    if record.stated.party != statement.party:
+        raise refused(f"The deposit is not {statement.party}'s.")
+    yield from _gone(records, record.model_copy(update={"revoked": True}), "data-revoked")
+
+
+def _gone(records: Records, gone: PartyRecord | DepositRecord, reason: str) -> Changed:
+    """`gone`, and every unfinished contract it belonged to, halted one after another, for they may share records."""
+    now = {**records, gone.key(): gone}
+    touched = {gone.key()}
+    for name in gone.contracts:
+        for record in moved(now, case_record(now, name), Event.HALTED, reason=reason):
+            now[record.key()] = record
+            touched.add(record.key())
+    yield from (now[key] for key in sorted(touched))
+
+
+def _rule_made(records: Records, statement: st.RuleMade, entry: Entry) -> Changed:  # noqa: ARG001
+    if entry.time >= statement.expires.timestamp():
+        raise refused("The standing rule has expired before it was made.", "rule-refused")
+    yield RuleRecord(digest=entry.digest, stated=statement)
+
+
+def _rule_revoked(records: Records, statement: st.RuleRevoked, entry: Entry) -> Changed:  # noqa: ARG001
+    record = rule_record(records, statement.rule)
+    if record.stated.party != statement.party:
+        raise refused(f"The standing rule is not {statement.party}'s.")
+    yield record.model_copy(update={"revoked": True})
+
+
+_RULES: Final[Mapping[type[Statement], Callable[[Records, Any, Entry], Changed]]] = MappingProxyType(
+    {
+        st.LedgerOpened: _ledger_opened,
+        st.PartyAdmitted: _party_admitted,
+        st.PartyRevoked: _party_revoked,
+        st.DataDeposited: _data_deposited,
+        st.DataRevoked: _data_revoked,
+        st.RuleMade: _rule_made,
+        st.RuleRevoked: _rule_revoked,
+        **proceedings.RULES,
+    }
+)

@@ -1,0 +1,348 @@
+"""The escrow's verbs: admit, submit, deposit, view, run, collect.
+
+`Core` is the coordinator; `Core.session(name)` is what one authenticated caller may do, as `contracts.api` has it. Who a
+caller is was settled before a session is made (by the host program here, by mutual TLS over a network), it is an
+attribute of that session alone, and every statement must be signed by that party besides.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from contracts import statements as st
+from contracts.api import CaseView, DepositView, EscrowView, PartyView, Receipt
+from contracts.canonical import encode_base64
+from contracts.capabilities import Capabilities, require_supported
+from contracts.errors import EscrowError
+from contracts.lifecycle import TERMINAL, State
+from contracts.records import (
+    CaseRecord,
+    DepositRecord,
+    Key,
+    PartyRecord,
+    case_record,
+    deposit_record,
+    party_record,
+)
+from contracts.signing import Ed25519Signer, Envelope, Signer, sign, verify
+from contracts.statements import ByEscrow, ByParty, EnrolmentRequest, Statement, read
+from contracts.status import turn
+from contracts.transparency import parse_note
+from escrow.ledger import Appended, Ledger
+from escrow.runs import Progress, Runs, key_name, silent
+from escrow.runtime.base import Limits, Runtime
+from escrow.vault import Vault
+
+ENTRIES_AT_MOST = 1000
+CHUNK = 1 << 18
+
+
+def clock() -> int:
+    """Whole seconds since 1970."""
+    return int(time.time())
+
+
+@dataclass(frozen=True)
+class Core:
+    """One escrow in one directory."""
+
+    directory: Path
+    origin: str
+    signer: Signer
+    ledger: Ledger
+    vault: Vault
+    runtime: Runtime
+    now: Callable[[], int] = clock
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def create(cls, directory: Path, origin: str, runtime: Runtime, *, now: Callable[[], int] = clock) -> Self:
+        """A new escrow: its key, its ledger and the first statement on it.
+
+        Raises:
+            EscrowError: `escrow-exists` if the directory holds one.
+        """
+        key = directory / "key.pem"
+        if key.exists():
+            raise EscrowError("escrow-exists", f"{directory} holds an escrow.")
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        signer = Ed25519Signer.from_seed(secrets.token_bytes(32))
+        (directory / "escrow.json").write_text(json.dumps({"origin": origin, "public-key": signer.public}) + "\n")
+        key.touch(mode=0o600)
+        key.write_bytes(signer.to_pem())
+        return cls.open(directory, runtime, now=now)
+
+    @classmethod
+    def open(cls, directory: Path, runtime: Runtime, *, now: Callable[[], int] = clock) -> Self:
+        """The escrow of a directory, with what a crash left cleaned up and the ledger's first statement made sure.
+
+        Raises:
+            EscrowError: `escrow-missing` if the directory holds none.
+        """
+        signer, origin = open_key(directory)
+        core = cls(
+            directory,
+            origin,
+            signer,
+            Ledger(f"sqlite:///{directory / 'ledger.db'}"),
+            Vault(directory / "vault"),
+            runtime,
+            now,
+        )
+        core.recover()
+        return core
+
+    @property
+    def runs(self) -> Runs:
+        """The runs of this escrow."""
+        return Runs(
+            self.ledger, self.vault, self.runtime, self.directory / "runs", self.origin, self.state, self.limits
+        )
+
+    @property
+    def able(self) -> Capabilities:
+        """What this escrow supports."""
+        return Capabilities(workers={self.runtime.sealing: self.runtime.worker()})
+
+    def close(self) -> None:
+        """End what runs and give everything back."""
+        self.runtime.close()
+        self.ledger.close()
+
+    def recover(self) -> None:
+        """After a start: finish whatever the ledger says was begun. Idempotent."""
+        self.vault.sweep()
+        self.runtime.sweep()
+        self.state(st.LedgerOpened(ledger=self.origin, public_key=self.signer.public))
+        for case in self.ledger.all("case"):
+            if isinstance(case, CaseRecord):
+                self._settle(case)
+
+    def state(self, statement: ByEscrow | Statement) -> Appended:
+        """Sign a statement of the escrow and put it on the ledger."""
+        return self.ledger.append(sign(statement.payload(), self.signer), self.now())
+
+    def admit(self, request: Envelope, fingerprint: str) -> Receipt:
+        """Admit a party whose enrolment request was signed with the key of this fingerprint (a key id).
+
+        The operator compared the fingerprint with the party's over another channel.
+
+        Raises:
+            EscrowError: `key-mismatch` if the request was signed with another key.
+        """
+        asked = EnrolmentRequest.model_validate_json(request.payload)
+        verify(request, asked.public_key)
+        if request.key_id != fingerprint:
+            raise EscrowError("key-mismatch", "The request was signed with another key than the one you compared.")
+        signature = encode_base64(request.signatures[0].sig)
+        return self._receipt(
+            self.state(st.PartyAdmitted(ledger=self.origin, request=asked, signature=signature)), request
+        )
+
+    def revoke(self, name: str) -> None:
+        """Revoke a party's admission; its unfinished contracts are halted."""
+        self._after(self.state(st.PartyRevoked(ledger=self.origin, name=name)))
+
+    def session(self, caller: str) -> "Session":
+        """What the party `caller` may do, for a host program that knows who is calling.
+
+        Raises:
+            EscrowError: `party-unknown` or `party-revoked`.
+        """
+        party_record(self.ledger.records(Key("party", caller)), caller)
+        return Session(self, caller)
+
+    def run(self, contract: str, progress: Progress = silent) -> CaseRecord:
+        """Start the contract's next run, or resume the one under way, and bring it to its end."""
+        return self.runs.run(contract, progress)
+
+    def expire(self) -> None:
+        """State the expiry of every unfinished contract whose time has run out."""
+        for case in self.unfinished():
+            if self.now() >= case.contract.limits.expires.timestamp():
+                self._after(self.state(st.ContractExpired(ledger=self.origin, contract=case.digest)))
+
+    def unfinished(self) -> list[CaseRecord]:
+        """The contracts that have not ended, by digest."""
+        states = [state for state in State if state not in TERMINAL]
+        return [case for case in self.ledger.all("case", states=states) if isinstance(case, CaseRecord)]
+
+    def head(self) -> str:
+        """The ledger's head as a signed note."""
+        return self.ledger.head(self.origin, self.signer)
+
+    def accept(self, envelope: Envelope) -> Receipt:
+        """Put a party's statement on the ledger and do what follows from it."""
+        appended = self.ledger.append(envelope, self.now())
+        self._after(appended)
+        return self._receipt(appended, envelope)
+
+    def _after(self, appended: Appended) -> None:
+        for record in appended.changed:
+            if isinstance(record, CaseRecord):
+                self._settle(record)
+
+    def _settle(self, case: CaseRecord) -> None:
+        """What the escrow owes a contract by itself: a run key when proposed, destruction when ended."""
+        if case.state is State.PROPOSED:
+            recipient = self.vault.open_run_key(key_name(case.digest))
+            self.state(st.RunKeyOpened(ledger=self.origin, contract=case.digest, recipient=recipient))
+        elif case.ended and not case.key_erased:
+            self.runs.clean(case)
+
+    def _receipt(self, appended: Appended, envelope: Envelope) -> Receipt:
+        head = self.head()
+        size = parse_note(head, {self.origin: self.signer.public}).size
+        proof = tuple(each.hex() for each in self.ledger.inclusion(appended.index, size))
+        return Receipt(index=appended.index, time=appended.time, envelope=envelope.digest, head=head, proof=proof)
+
+
+def open_key(directory: Path) -> tuple[Ed25519Signer, str]:
+    """The escrow's signer and the origin of its ledger.
+
+    Raises:
+        EscrowError: `escrow-missing` if the directory holds no escrow.
+    """
+    try:
+        about = json.loads((directory / "escrow.json").read_text())
+        return Ed25519Signer.from_pem((directory / "key.pem").read_bytes()), str(about["origin"])
+    except (OSError, ValueError, KeyError):
+        raise EscrowError("escrow-missing", f"{directory} holds no escrow.") from None
+
+
+@dataclass(frozen=True)
+class Session:
+    """One caller's verbs; implements `contracts.api.Escrow`."""
+
+    core: Core
+    caller: str
+
+    def info(self) -> EscrowView:
+        """See `contracts.api.Escrow.info`."""
+        able = self.core.able
+        return EscrowView(
+            ledger=self.core.origin,
+            public_key=self.core.signer.public,
+            workers=able.workers,
+            methods=able.methods,
+            sealings=tuple(able.workers),
+        )
+
+    def directory(self) -> tuple[PartyView, ...]:
+        """See `contracts.api.Escrow.directory`."""
+        found = self.core.ledger.all("party")
+        return tuple(PartyView(request=r.request, revoked=r.revoked) for r in found if isinstance(r, PartyRecord))
+
+    def submit(self, envelope: bytes) -> Receipt:
+        """See `contracts.api.Escrow.submit`."""
+        signed = Envelope.from_bytes(envelope)
+        statement = read(signed.payload)
+        if not isinstance(statement, ByParty) or statement.party != self.caller:
+            raise EscrowError("not-permitted", f"{self.caller} may submit its own statements only.")
+        if isinstance(statement, st.ContractProposed):
+            self._proposable(statement)
+        return self.core.accept(signed)
+
+    def _proposable(self, statement: st.ContractProposed) -> None:
+        """Everything is refused now that would keep the contract from running later."""
+        contract = statement.contract
+        require_supported(contract, self.core.able)
+        records = self.core.ledger.records(*(Key("deposit", commitment) for commitment in contract.commitments()))
+        for commitment in contract.commitments():
+            stated = deposit_record(records, commitment).stated
+            if not self.core.vault.has(stated.blob):
+                raise EscrowError(
+                    "blob-missing", f"The encrypted file of {stated.party}'s {stated.part} has not arrived."
+                )
+
+    def deposit(self, commitment: str, chunks: Iterable[bytes]) -> None:
+        """See `contracts.api.Escrow.deposit`."""
+        stated = deposit_record(self.core.ledger.records(Key("deposit", commitment)), commitment).stated
+        if stated.party != self.caller:
+            raise EscrowError("not-permitted", f"The deposit is not {self.caller}'s.")
+        if not self.core.vault.has(stated.blob):
+            self.core.vault.put(chunks, expected=stated.blob, limit=stated.size)
+
+    def deposits(self) -> tuple[DepositView, ...]:
+        """See `contracts.api.Escrow.deposits`."""
+        views = []
+        for record in self.core.ledger.all("deposit"):
+            if isinstance(record, DepositRecord) and record.stated.party == self.caller:
+                stated = record.stated
+                views.append(
+                    DepositView(
+                        party=stated.party,
+                        part=stated.part,
+                        commitment=stated.commitment,
+                        rows=stated.rows,
+                        positives=stated.positives,
+                        revoked=record.revoked,
+                        looks=record.looks,
+                        stored=self.core.vault.has(stated.blob),
+                    )
+                )
+        return tuple(views)
+
+    def _case(self, contract: str) -> CaseRecord:
+        case = case_record(self.core.ledger.records(Key("case", contract)), contract)
+        if self.caller not in case.contract.names():
+            raise EscrowError("contract-unknown", f"No contract has the digest {contract}.")
+        return case
+
+    def view(self, contract: str) -> CaseView:
+        """See `contracts.api.Escrow.view`."""
+        return _view(self._case(contract))
+
+    def contracts(self) -> tuple[CaseView, ...]:
+        """See `contracts.api.Escrow.contracts`."""
+        cases = (case for case in self.core.ledger.all("case") if isinstance(case, CaseRecord))
+        return tuple(_view(case) for case in cases if self.caller in case.contract.names())
+
+    def collect(self, contract: str) -> Iterator[bytes]:
+        """See `contracts.api.Escrow.collect`."""
+        case = self._case(contract)
+        if case.state is not State.RELEASED:
+            raise EscrowError("not-released", f"The contract is {case.state}.")
+        return _chunks(self.core.vault, case.packages[self.caller])
+
+    def head(self) -> str:
+        """See `contracts.api.Escrow.head`."""
+        return self.core.head()
+
+    def entries(self, start: int, stop: int) -> tuple[bytes, ...]:
+        """See `contracts.api.Escrow.entries`."""
+        return tuple(self.core.ledger.leaves(max(start, 0), min(stop, start + ENTRIES_AT_MOST)))
+
+    def inclusion(self, index: int, size: int) -> tuple[str, ...]:
+        """See `contracts.api.Escrow.inclusion`."""
+        return tuple(each.hex() for each in self.core.ledger.inclusion(index, size))
+
+    def consistency(self, old: int, new: int) -> tuple[str, ...]:
+        """See `contracts.api.Escrow.consistency`."""
+        return tuple(each.hex() for each in self.core.ledger.consistency(old, new))
+
+
+def _chunks(vault: Vault, blob: str) -> Iterator[bytes]:
+    with vault.open(blob) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _view(case: CaseRecord) -> CaseView:
+    return CaseView(
+        digest=case.digest,
+        contract=case.contract,
+        proposer=case.proposer,
+        state=case.state,
+        reason=case.reason,
+        turn=turn(case),
+        run_recipient=case.run_recipient,
+        approved=tuple(case.approvals),
+        run=case.run,
+        stages=tuple(case.stages),
+        verdict=case.verdict,
+    )

@@ -1,0 +1,151 @@
+"""A bank's client: signs statements, seals keys, and talks to an escrow through `contracts.api.Escrow` alone.
+
+The same client serves in process and over the network: only the `escrow` object differs. It remembers the last head
+it saw and refuses a receipt whose proof does not hold.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from contracts import statements as st
+from contracts.api import CaseView, Escrow, Receipt
+from contracts.contract import Contract, Contribution, HoldoutPart, IncumbentPart, TrainPart
+from contracts.entries import leaf
+from contracts.errors import EscrowError
+from contracts.signing import Envelope, key_id, public_bytes, sign
+from contracts.statements import ByParty
+from contracts.transparency import Checkpoint, leaf_hash, parse_note, verify_consistency, verify_inclusion
+from parties.deposit import Deposit, saved
+from parties.identity import Identity, Pinned, pin, pinned
+
+
+@dataclass(frozen=True)
+class Client:
+    """One bank: its home directory, its identity, and a session with the escrow."""
+
+    home: Path
+    identity: Identity
+    escrow: Escrow
+
+    @property
+    def name(self) -> str:
+        """The bank's name."""
+        return self.identity.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the bank keeps its deposits' ciphertexts and secrets."""
+        return self.home / "deposits"
+
+    def pin(self) -> Pinned:
+        """Pin the escrow the first time; afterwards it must be the same."""
+        info = self.escrow.info()
+        pin(self.home, Pinned(info.ledger, info.public_key))
+        return pinned(self.home)
+
+    def submit(self, statement: ByParty) -> Receipt:
+        """Sign a statement, submit it, and check the receipt against what this bank saw before."""
+        envelope = sign(statement.payload(), self.identity.signer)
+        receipt = self.escrow.submit(envelope.to_bytes())
+        self._witness(receipt, envelope)
+        return receipt
+
+    def _witness(self, receipt: Receipt, envelope: Envelope) -> None:
+        escrow = pinned(self.home)
+        now = _checkpoint(receipt.head, escrow)
+        proof = [bytes.fromhex(each) for each in receipt.proof]
+        verify_inclusion(leaf_hash(leaf(envelope, receipt.time)), receipt.index, now.size, proof, now.root)
+        path = self.home / "head.note"
+        if path.exists():
+            before = _checkpoint(path.read_text(), escrow)
+            if now.size < before.size:
+                raise EscrowError("ledger-tampered", "The ledger is shorter than it was.")
+            steps = [bytes.fromhex(each) for each in self.escrow.consistency(before.size, now.size)]
+            verify_consistency(before.size, before.root, now.size, now.root, steps)
+        partial = path.with_suffix(".partial")
+        with partial.open("w") as file:
+            file.write(receipt.head)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+
+    def deposit(self, deposits: Iterable[Deposit]) -> None:
+        """State deposits and send their encrypted files."""
+        for each in deposits:
+            self.submit(each.statement(pinned(self.home).ledger, self.name))
+            self.escrow.deposit(each.commitment, each.chunks())
+
+    def propose(self, contract: Contract) -> str:
+        """Put a contract before its parties; its digest."""
+        self.submit(st.ContractProposed(ledger=pinned(self.home).ledger, party=self.name, contract=contract))
+        return contract.digest()
+
+    def approve(self, contract: str) -> Receipt:
+        """Sign the contract's digest and seal the keys of this bank's deposits to its run key, in one statement.
+
+        What is approved is what was read: the digest is computed again from the contract that the escrow shows.
+
+        Raises:
+            EscrowError: `digest-mismatch` if the escrow shows another contract under that digest.
+        """
+        view = self.escrow.view(contract)
+        if view.contract.digest() != contract:
+            raise EscrowError("digest-mismatch", "The escrow shows another contract under this digest.")
+        contribution = view.contract.contribution(self.name)
+        keys: dict[str, str] = {}
+        if contribution and contribution.placement == "escrow":
+            if view.run_recipient is None:
+                raise EscrowError("state-refused", "The contract has no run key yet.")
+            held = saved(self.folder, contribution.commitments())
+            keys = {each: deposit.sealed_key(view.run_recipient) for each, deposit in held.items()}
+        ledger = pinned(self.home).ledger
+        return self.submit(st.ContractApproved(ledger=ledger, party=self.name, contract=contract, keys=keys))
+
+    def reject(self, contract: str) -> Receipt:
+        """Say no, for good."""
+        return self.submit(st.ContractRejected(ledger=pinned(self.home).ledger, party=self.name, contract=contract))
+
+    def withdraw(self, contract: str) -> Receipt:
+        """Take back a proposal of one's own."""
+        return self.submit(st.ContractWithdrawn(ledger=pinned(self.home).ledger, party=self.name, contract=contract))
+
+    def halt(self, contract: str) -> Receipt:
+        """Stop a contract at any time before its release."""
+        return self.submit(st.ContractHalted(ledger=pinned(self.home).ledger, party=self.name, contract=contract))
+
+    def revoke(self, commitment: str) -> Receipt:
+        """Take a deposit back."""
+        return self.submit(st.DataRevoked(ledger=pinned(self.home).ledger, party=self.name, commitment=commitment))
+
+    def view(self, contract: str) -> CaseView:
+        """One contract and where it stands."""
+        return self.escrow.view(contract)
+
+
+def contribution(party: str, deposits: Iterable[Deposit]) -> Contribution:
+    """What a contract says of a party's deposits."""
+    by_part = {each.part: each for each in deposits}
+    train, holdout, incumbent = by_part["train"], by_part["holdout"], by_part.get("incumbent")
+    return Contribution(
+        party=party,
+        train=TrainPart.model_validate({"commitment": train.commitment, "rows": train.rows}),
+        holdout=HoldoutPart.model_validate(
+            {"commitment": holdout.commitment, "rows": holdout.rows, "positives": holdout.positives}
+        ),
+        incumbent=IncumbentPart(commitment=incumbent.commitment) if incumbent else None,
+    )
+
+
+def directory_keys(escrow: Escrow) -> dict[str, str]:
+    """Key ids of all admitted parties by name, for drawing up a contract."""
+    found = (view for view in escrow.directory() if not view.revoked)
+    return {view.request.name: key_id(public_bytes(view.request.public_key)) for view in found}
+
+
+def _checkpoint(note: str, escrow: Pinned) -> Checkpoint:
+    checkpoint = parse_note(note, {escrow.ledger: escrow.public_key})
+    if checkpoint.origin != escrow.ledger:
+        raise EscrowError("ledger-tampered", "The checkpoint is of another ledger.")
+    return checkpoint

@@ -1,0 +1,305 @@
+"""A released model at the bank: fetched, decrypted, verified step by step, and used to score.
+
+What is fetched is one directory that needs nothing else to be verified, today or in ten years:
+`package.age` (what the escrow encrypted to this party), `receipt.json` (the statements it rests on, each with its proof
+of standing on the ledger) and the package's own files. The escrow's key is the one that the bank has pinned.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyrage
+from pydantic import Field
+
+from contracts import package
+from contracts import statements as st
+from contracts.archive import unpack
+from contracts.canonical import canonical, decode_base64, digest, encode_base64, parse
+from contracts.clauses import Outcome
+from contracts.contract import Contract
+from contracts.entries import Leaf, read_leaf
+from contracts.errors import EscrowError
+from contracts.package import Opening, bound, findings_digest
+from contracts.signing import key_id, public_bytes, verify
+from contracts.statements import Statement, read
+from contracts.terms import Term
+from contracts.transparency import Checkpoint, leaf_hash, parse_note, verify_inclusion
+from models.bundle import Bundle, load
+from parties.client import Client
+from parties.identity import Identity, Pinned, pinned
+
+PACKAGE: Final = "package.age"
+RECEIPT: Final = "receipt.json"
+PAGE: Final = 1000
+
+Step = tuple[int, str]
+Told = Callable[[Step], None]
+
+
+class Proven(Term):
+    """A ledger entry with the proof that it stands there."""
+
+    index: int
+    leaf: str  # base64
+    proof: tuple[str, ...]  # hashes in hex
+
+
+class LedgerReceipt(Term):
+    """The statements a release rests on, proven in one head."""
+
+    head: str
+    entries: tuple[Proven, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verified release holds."""
+
+    contract: Contract
+    opening: Opening
+    bundle: Bundle | None  # None for a party that receives no model
+
+
+def unheard(step: Step) -> None:
+    """Nobody listens."""
+
+
+def fetch(client: Client, contract: str, into: Path) -> Path:
+    """Collect, decrypt and lay out this party's package of a released contract, with its receipt; not verified yet.
+
+    Raises:
+        EscrowError: `not-released`, or `release-invalid` if the package is not encrypted to this party.
+    """
+    blob = b"".join(client.escrow.collect(contract))
+    files = _opened(blob, client.identity)
+    into.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (into / PACKAGE).write_bytes(blob)
+    for name, content in files.items():
+        (into / name).write_bytes(content)
+    (into / RECEIPT).write_bytes(canonical(_receipt(client, contract).model_dump(mode="json", by_alias=True)))
+    return into
+
+
+def _opened(blob: bytes, identity: Identity) -> dict[str, bytes]:
+    try:
+        return unpack(pyrage.decrypt(blob, [identity.age]), package.LIMITS)
+    except pyrage.DecryptError:
+        raise EscrowError("release-invalid", "The package is damaged or not encrypted to this party.") from None
+
+
+def _receipt(client: Client, contract: str) -> LedgerReceipt:
+    """Everything on the ledger that a release of `contract` rests on."""
+    head = client.escrow.head()
+    size = _checkpoint(head, pinned(client.home)).size
+    wanted = client.escrow.view(contract).contract
+    entries = []
+    for start in range(0, size, PAGE):
+        for offset, data in enumerate(client.escrow.entries(start, min(start + PAGE, size))):
+            if _belongs(read(read_leaf(data).envelope.payload), wanted, contract):
+                proof = client.escrow.inclusion(start + offset, size)
+                entries.append(Proven(index=start + offset, leaf=encode_base64(data), proof=proof))
+    return LedgerReceipt(head=head, entries=tuple(entries))
+
+
+def _belongs(statement: Statement, contract: Contract, name: str) -> bool:
+    if isinstance(statement, st.LedgerOpened):
+        return True
+    if isinstance(statement, st.PartyAdmitted):
+        return statement.request.name in contract.names()
+    if isinstance(statement, st.RuleMade):
+        return statement.party in contract.names()
+    if isinstance(statement, st.ContractProposed):
+        return statement.contract.digest() == name
+    return getattr(statement, "contract", None) == name
+
+
+def _checkpoint(note: str, escrow: Pinned) -> Checkpoint:
+    checkpoint = parse_note(note, {escrow.ledger: escrow.public_key})
+    if checkpoint.origin != escrow.ledger:
+        raise EscrowError("release-invalid", "The receipt's checkpoint is of another ledger.")
+    return checkpoint
+
+
+def verify_release(folder: Path, identity: Identity, escrow: Pinned, told: Told = unheard) -> Verified:
+    """Verify a fetched release, offline, step by step.
+
+    1. The receipt's checkpoint is signed by the pinned escrow.
+    2. Every statement of the receipt stands on the ledger under that checkpoint, signed by whom it must be.
+    3. The contract in the package is the one that was proposed.
+    4. Every party of the contract approved these exact bytes with the key the contract names.
+    5. The verdict on the ledger is `released`, and the release followed it.
+    6. The package is the one the release names for this party, and its files are what it holds.
+    7. The party's own findings are those bound by the verdict, and its every clause holds on them.
+    8. The model is the one bound by the release, for this contract, and opens safely.
+
+    Raises:
+        EscrowError: of the first step that fails, with a code of its own kind; the release must not be used.
+    """
+    receipt = _read_receipt(folder)
+    head = _checkpoint(receipt.head, escrow)
+    told((1, f"checkpoint of {head.origin}, {head.size} entries, signed by the pinned escrow"))
+    statements = list(_proven(receipt, head, escrow))
+    told((2, f"{len(statements)} statements stand on the ledger, each signed by its signer"))
+    files = _files(folder)
+    contract = _the_contract(statements, files)
+    told((3, f"contract {contract.digest()}"))
+    _approved_by_all(contract, statements)
+    told((4, f"approved by {', '.join(contract.names())}"))
+    decided, released = _decision(contract, statements)
+    told((5, "verdict released"))
+    _package(folder, files, identity, released)
+    told((6, f"package of {identity.name} is the released one"))
+    opening = _opening(files, identity.name, contract, decided)
+    told((7, _own_words(opening)))
+    bundle = _model(folder, opening, contract, released, identity.name)
+    told((8, "no model for this party" if bundle is None else f"model {released.model}"))
+    return Verified(contract, opening, bundle)
+
+
+def _invalid(sentence: str) -> EscrowError:
+    return EscrowError("release-invalid", sentence)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise EscrowError("file-unreadable", f"{path} cannot be read.") from None
+
+
+def _read_receipt(folder: Path) -> LedgerReceipt:
+    try:
+        return LedgerReceipt.model_validate(parse(_read(folder / RECEIPT)))
+    except ValueError:
+        raise _invalid("The receipt is malformed.") from None
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {name: _read(folder / name) for name in package.LIMITS if (folder / name).exists()}
+
+
+def _proven(receipt: LedgerReceipt, head: Checkpoint, escrow: Pinned) -> Iterator[tuple[Leaf, Statement]]:
+    """The receipt's statements in the order of the ledger, each proven and its signature verified."""
+    keys: dict[str, str] = {}
+    rules: dict[str, str] = {}
+    last = -1
+    for entry in receipt.entries:
+        if entry.index <= last:
+            raise _invalid("The receipt's statements are not in the ledger's order.")
+        last = entry.index
+        data = decode_base64(entry.leaf)
+        proof = [bytes.fromhex(each) for each in entry.proof]
+        verify_inclusion(leaf_hash(data), entry.index, head.size, proof, head.root)
+        leaf = read_leaf(data)
+        statement = read(leaf.envelope.payload)
+        if statement.ledger != escrow.ledger:
+            raise _invalid("A statement of the receipt is meant for another ledger.")
+        verify(leaf.envelope, _signing_key(statement, keys, rules, escrow))
+        if isinstance(statement, st.PartyAdmitted):
+            keys[statement.request.name] = statement.request.public_key
+        if isinstance(statement, st.RuleMade):
+            rules[leaf.envelope.digest] = statement.key
+        yield leaf, statement
+
+
+def _signing_key(statement: Statement, keys: dict[str, str], rules: dict[str, str], escrow: Pinned) -> str:
+    if not isinstance(statement, st.ByParty):
+        return escrow.public_key
+    rule = getattr(statement, "rule", None)
+    key = keys.get(statement.party) if rule is None else rules.get(rule)
+    if key is None:
+        raise _invalid(f"The receipt does not say with which key {statement.party} signs.")
+    return key
+
+
+def _the_contract(statements: list[tuple[Leaf, Statement]], files: dict[str, bytes]) -> Contract:
+    proposed = [s.contract for _, s in statements if isinstance(s, st.ContractProposed)]
+    if len(proposed) != 1 or files.get(package.CONTRACT) != proposed[0].canonical():
+        raise _invalid("The contract in the package is not the one that was proposed.")
+    keys = {
+        s.request.name: key_id(public_bytes(s.request.public_key))
+        for _, s in statements
+        if isinstance(s, st.PartyAdmitted)
+    }
+    for party in proposed[0].parties:
+        if keys.get(party.name) != party.key:
+            raise _invalid(f"{party.name}'s key on the ledger is not the one the contract names.")
+    return proposed[0]
+
+
+def _approved_by_all(contract: Contract, statements: list[tuple[Leaf, Statement]]) -> None:
+    digest_ = contract.digest()
+    approved = {s.party for _, s in statements if isinstance(s, st.ContractApproved) and s.contract == digest_}
+    for name in contract.names():
+        if name not in approved:
+            raise EscrowError("approval-missing", f"The receipt holds no approval of {name}.")
+    for _, statement in statements:
+        if isinstance(statement, st.ContractRejected | st.ContractHalted | st.ContractWithdrawn):
+            raise _invalid(f"{statement.party} ended the contract: {statement.kind}.")
+
+
+def _decision(contract: Contract, statements: list[tuple[Leaf, Statement]]) -> tuple[st.RunDecided, st.RunReleased]:
+    decided = [s for _, s in statements if isinstance(s, st.RunDecided) and s.contract == contract.digest()]
+    released = [s for _, s in statements if isinstance(s, st.RunReleased) and s.contract == contract.digest()]
+    if len(released) != 1 or not decided or decided[-1].verdict != "released" or decided[-1].run != released[0].run:
+        raise EscrowError("not-released", "The ledger holds no release of this contract that follows its verdict.")
+    return decided[-1], released[0]
+
+
+def _package(folder: Path, files: dict[str, bytes], identity: Identity, released: st.RunReleased) -> None:
+    blob = _read(folder / PACKAGE)
+    if digest(blob) != released.packages.get(identity.name):
+        raise _invalid("The package is not the one that the release names for this party.")
+    if _opened(blob, identity) != files:
+        raise _invalid("The files beside the package are not the ones in it.")
+
+
+def _opening(files: dict[str, bytes], party: str, contract: Contract, decided: st.RunDecided) -> Opening:
+    try:
+        opening = Opening.model_validate(parse(files.get(package.OPENING, b"")))
+    except ValueError:
+        raise _invalid("The package's opening is malformed.") from None
+    if opening.findings_salt is None:
+        return opening
+    content = findings_digest(opening.findings, party)
+    if bound(bytes.fromhex(opening.findings_salt), content) != decided.findings.get(party):
+        raise _invalid("The findings are not those that the verdict binds.")
+    for finding in opening.findings:
+        clause = contract.release[finding.clause]
+        if finding.party != party or clause.judge(finding.measurement) is not Outcome.HOLDS:
+            raise _invalid(f"Condition {finding.clause} does not hold on the findings.")
+    return opening
+
+
+def _own_words(opening: Opening) -> str:
+    if opening.findings_salt is None:
+        return "no findings are disclosed to this party"
+    return f"{len(opening.findings)} conditions of this party hold on its own findings"
+
+
+def _model(folder: Path, opening: Opening, contract: Contract, released: st.RunReleased, party: str) -> Bundle | None:
+    if all(recipient.party != party for recipient in contract.recipients):
+        return None
+    if opening.model_salt is None:
+        raise _invalid("The package holds no opening of the model.")
+    manifest = digest(_read(folder / package.MANIFEST))
+    if bound(bytes.fromhex(opening.model_salt), manifest) != released.model:
+        raise _invalid("The model is not the one that was released.")
+    bundle = load(folder)
+    if bundle.manifest.trained_for != contract.digest():
+        raise _invalid("The model was trained for another contract.")
+    return bundle
+
+
+def summary(verified: Verified) -> dict[str, object]:
+    """What a person or program wants to know of a verified release."""
+    return {
+        "contract": verified.contract.digest(),
+        "title": verified.contract.title,
+        "verdict": "released",
+        "findings": [json.loads(finding.model_dump_json(by_alias=True)) for finding in verified.opening.findings],
+        "model": verified.bundle.digest if verified.bundle else None,
+    }
