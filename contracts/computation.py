@@ -7,45 +7,59 @@ from pydantic import Field, model_validator
 from contracts.terms import Digest, Term
 
 Sealing = Literal["none", "container", "gvisor"]
-Rate = Annotated[float, Field(gt=0, le=1)]
-Penalty = Annotated[float, Field(ge=0, le=100)]
-Epochs = Annotated[int, Field(ge=1, le=500)]
 TWO_WAY = ("fedavg", "fedprox", "fedadam", "median", "trimmed-mean")
 
 
-class Logistic(Term):
-    """Logistic regression, trained by minibatch gradient steps."""
+Epochs = Annotated[int, Field(strict=True, ge=1, le=500)]
+Batch = Annotated[int, Field(strict=True, ge=16, le=65536)]
+Rate = Annotated[float, Field(strict=True, gt=0, le=1)]
+Penalty = Annotated[float, Field(strict=True, ge=0, le=100)]
+Width = Annotated[int, Field(strict=True, ge=1, le=512)]
 
-    family: Literal["logistic"]
+
+class LogisticSpec(Term):
+    """Logistic regression: a net without hidden layers."""
+
+    family: Literal["logistic"] = "logistic"
     epochs: Epochs = 12
-    batch: Annotated[int, Field(ge=16, le=65536)] = 1024
-    learning_rate: Rate = 0.01
-    weight_decay: Penalty = 0.0
-
-
-class Mlp(Term):
-    """A multilayer perceptron."""
-
-    family: Literal["mlp"]
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)] = (64, 32)
-    epochs: Epochs = 12
-    batch: Annotated[int, Field(ge=16, le=65536)] = 1024
-    learning_rate: Rate = 0.003
+    batch: Batch = 1024
+    learning_rate: Rate = 0.05
     weight_decay: Penalty = 0.0001
 
-
-class Boosted(Term):
-    """Gradient-boosted trees over histograms."""
-
-    family: Literal["boosted"]
-    iterations: Annotated[int, Field(ge=1, le=2000)] = 100
-    learning_rate: Rate = 0.1
-    leaves: Annotated[int, Field(ge=2, le=1024)] = 31
-    min_leaf: Annotated[int, Field(ge=1, le=100000)] = 20
-    l2: Penalty = 0.0
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return ()
 
 
-ModelSpec = Annotated[Logistic | Mlp | Boosted, Field(discriminator="family")]
+class MlpSpec(Term):
+    """A multilayer perceptron with ReLU between its layers."""
+
+    family: Literal["mlp"] = "mlp"
+    hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=4)] = (64, 32)
+    epochs: Epochs = 12
+    batch: Batch = 1024
+    learning_rate: Rate = 0.01
+    weight_decay: Penalty = 0.0001
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return self.hidden
+
+
+class BoostedSpec(Term):
+    """Gradient-boosted trees on histograms; `l2` is the penalty on leaf values, `min_leaf` counts rows."""
+
+    family: Literal["boosted"] = "boosted"
+    iterations: Annotated[int, Field(strict=True, ge=1, le=1000)] = 100
+    learning_rate: Rate = 0.05
+    leaves: Annotated[int, Field(strict=True, ge=2, le=255)] = 31
+    min_leaf: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 20
+    l2: Penalty = 1.0
+
+
+ModelSpec = Annotated[LogisticSpec | MlpSpec | BoostedSpec, Field(discriminator="family")]
 
 
 class Pooled(Term):

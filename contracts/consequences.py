@@ -5,12 +5,16 @@ Computed from the contract's text alone, so every party reads the same.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
-from contracts.clauses import Leakage, Measured
-from contracts.computation import TWO_WAY, JointTraining
+from contracts.clauses import Floor, Gain, Leakage, Measured
+from contracts.computation import JointTraining
 from contracts.contract import Contract, Contribution
 from contracts.gain import detectable_gain
 from contracts.terms import Name, Term
+
+LARGE_GAIN: Final = 0.1
+"""A gain in average precision that few consortia can hope for; a condition that needs more gets a warning."""
 
 
 class ForParty(Term):
@@ -99,8 +103,8 @@ def _outcomes(contract: Contract) -> dict[str, str]:
     own = " Each contributor also learns its own figures." if "own-finding" in contract.disclosure.released else ""
     return {
         "released": f"{recipients} receive the model; every party learns the verdict.{own}",
-        "withheld": "Every party learns that the model was withheld, and nothing else: not which condition failed, for "
-        "whom, or by how much. The model, the figures and the run key are destroyed.",
+        "withheld": "Every party learns the verdict, withheld or undecided (too little evidence), and nothing else: "
+        "not which condition failed, for whom, or by how much. The model, the figures and the run key are destroyed.",
         "failed": "Every party learns a catalogued error code, and nothing else.",
     }
 
@@ -135,12 +139,29 @@ def _for_party(contract: Contract, name: str) -> Iterator[str]:
         yield f"If released, {', '.join(others)} hold a model trained on {name}'s rows, and can probe it for ever."
     for clause in contract.release:
         if isinstance(clause, Measured) and clause.party == name and contribution:
-            low, high = detectable_gain(contribution.holdout.positives, confidence=1 - contract.alpha(clause))
-            yield (
-                f"Condition: {clause.describe()} With {contribution.holdout.positives} frauds a true gain of about "
-                f"{low:.3f} (alike models) to {high:.3f} (unlike ones) would be shown with 80 % chance."
-            )
+            yield f"Condition: {clause.describe()}{_shown_by(contract, contribution, clause)}"
+    watchers = [other for other in contract.see_rounds() if other != name]
+    if watchers:
+        yield f"Every round shows the joint model to {', '.join(watchers)}, who can keep it whatever the verdict."
     yield f"Until the release {name} can halt the contract at any time; one rejection by anyone ends it."
+
+
+def _shown_by(contract: Contract, contribution: Contribution, clause: Measured) -> str:
+    """A sentence on the gain that the holdout can show; nothing for a floor, which is no gain."""
+    if isinstance(clause, Floor):
+        return ""
+    low, high = _needed_gain(contract, contribution, clause)
+    return (
+        f" With {contribution.holdout.positives} frauds a true gain of about {low:.3f} (alike models) to {high:.3f} "
+        "(unlike ones) would be shown with 80 % chance (estimated for average precision)."
+    )
+
+
+def _needed_gain(contract: Contract, contribution: Contribution, clause: Measured) -> tuple[float, float]:
+    """The true gain at which the clause holds with 80 % chance: its threshold and the gain the holdout detects."""
+    threshold = clause.more_than if isinstance(clause, Gain) else -getattr(clause, "margin", 0.0)
+    low, high = detectable_gain(contribution.holdout.positives, confidence=1 - contract.alpha(clause))
+    return threshold + low, threshold + high
 
 
 def _leaves(contract: Contract, contribution: Contribution) -> Iterator[str]:
@@ -151,8 +172,11 @@ def _leaves(contract: Contract, contribution: Contribution) -> Iterator[str]:
             "approving seals their keys to this contract's run key."
         )
     else:
-        yield f"{name}'s {train.rows} training rows stay there; its {holdout.rows} holdout rows lie at the escrow, encrypted."
-        if isinstance(contract.computation, JointTraining) and contract.computation.method.name in TWO_WAY:
+        yield (
+            f"{name}'s {train.rows} training rows stay there; its {holdout.rows} holdout rows lie encrypted at the "
+            "escrow; approving seals their key to this contract's run key."
+        )
+        if name in contract.see_rounds():
             yield f"Every round sends the joint model to {name}'s premises: it can keep a copy whatever the verdict."
     yield (
         f"Every reader of the ledger learns these counts: {train.rows} training rows, {holdout.rows} holdout rows, "
@@ -166,17 +190,17 @@ def _warnings(contract: Contract, name: str) -> Iterator[str]:
     if contribution and not own:
         yield f"No condition protects {name}: the model may be released although it does not benefit {name}."
     for clause in own:
-        if contribution is None or clause.kind != "gain":
+        if contribution is None or isinstance(clause, Floor):
             continue
-        low, high = detectable_gain(contribution.holdout.positives, confidence=1 - contract.alpha(clause))
-        if clause.more_than + low > 0.1:
+        low, high = _needed_gain(contract, contribution, clause)
+        if low > LARGE_GAIN:
             yield (
-                f"{contribution.holdout.positives} frauds can hardly decide this: the true gain would have to be about "
-                f"{clause.more_than + low:.3f} to {clause.more_than + high:.3f} to be shown with 80 % chance."
+                f"{contribution.holdout.positives} frauds can hardly decide the {clause.metric_words()} condition: the "
+                f"true gain would have to be about {low:.3f} to {high:.3f} to be shown with 80 % chance."
             )
     if contribution and not any(isinstance(clause, Leakage) for clause in contract.release):
         yield f"No condition limits what the released model gives away about single rows of {name}."
     if contract.computation.sealing == "none":
         yield "Nothing seals this run: for development and made-up data only."
     if contract.limits.runs > 1:
-        yield f"Up to {contract.limits.runs} runs: each test is at a {contract.limits.runs}th of its level."
+        yield f"Up to {contract.limits.runs} runs: each test is at 1/{contract.limits.runs} of its level."

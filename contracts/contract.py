@@ -7,7 +7,6 @@ shown to parties in rounds without their saying so. Rules that need the ledger s
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, ValidationError, field_validator, model_validator
@@ -69,9 +68,13 @@ class Contribution(Term):
     placement: Literal["escrow", "party"] = "escrow"
 
     def commitments(self) -> tuple[str, ...]:
-        """Everything of this party that the run unlocks."""
+        """Everything this party has committed to."""
         incumbent = (self.incumbent.commitment,) if self.incumbent else ()
         return (self.train.commitment, self.holdout.commitment, *incumbent)
+
+    def unlocked(self) -> tuple[str, ...]:
+        """What the run decrypts at the escrow, and so what an approval seals the keys of."""
+        return self.commitments() if self.placement == "escrow" else self.commitments()[1:]
 
 
 class Recipient(Term):
@@ -85,19 +88,14 @@ class Disclosure(Term):
     """What anyone may learn in each outcome; nothing else leaves."""
 
     released: tuple[Literal["verdict", "own-finding", "leakage-verdict"], ...] = ("verdict", "own-finding")
-    withheld: tuple[Literal["verdict"], ...] = ("verdict",)
-    failed: tuple[Literal["error-code"], ...] = ("error-code",)
+    withheld: tuple[Literal["verdict"]] = ("verdict",)
+    failed: tuple[Literal["error-code"]] = ("error-code",)
 
-    @field_validator("released", "withheld", "failed")
+    @field_validator("released")
     @classmethod
-    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _verdict_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
             raise ValueError("names something twice")
-        return value
-
-    @field_validator("released", "withheld")
-    @classmethod
-    def _verdict(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "verdict" not in value:
             raise ValueError("must contain verdict: the ledger shows it to every party")
         return value
@@ -109,7 +107,7 @@ class Limits(Term):
     not_before: AwareDatetime | None = None
     expires: AwareDatetime
     runs: Annotated[int, Field(ge=1, le=20)] = 1
-    looks: Annotated[int, Field(ge=1, le=1000)] | None = None  # decisions over a holdout, this one included
+    looks: Annotated[int, Field(ge=1, le=1000)] | None = None  # runs over a holdout, of all contracts together
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -162,8 +160,9 @@ class Contract(Term):
     def _conditions(self) -> Self:
         if isinstance(self.computation, JointTraining) and not self.release:
             raise ValueError("release: a joint training needs at least one clause")
-        _unique("release: clauses", [clause.model_dump_json() for clause in self.release])
         for number, clause in enumerate(self.release):
+            if clause in self.release[:number]:
+                raise ValueError(f"release[{number}]: the clause stands there twice")
             if isinstance(clause, Measured):
                 self._clause_can_be_decided(number, clause)
         return self
@@ -183,22 +182,34 @@ class Contract(Term):
             tail = self.alpha(clause) * self.computation.replicates
             if tail < MIN_TAIL:
                 raise ValueError(
-                    f"release[{number}]: confidence {clause.confidence:g} over {self.limits.runs} runs leaves {tail:.1f} "
-                    f"of {self.computation.replicates} replicates below the bound; at least {MIN_TAIL} are needed"
+                    f"release[{number}]: confidence {clause.confidence:g} over {self.limits.runs} runs leaves "
+                    f"{tail:.1f} of {self.computation.replicates} replicates below the bound; at least {MIN_TAIL} are "
+                    "needed"
                 )
 
     @model_validator(mode="after")
+    def _own_model_can_be_chosen(self) -> Self:
+        computation, train_days = self.computation, self.data_schema.split.train_days
+        if not isinstance(computation, JointTraining) or len(computation.candidates()) == 1:
+            return self
+        if computation.select_days >= train_days:
+            raise ValueError(
+                f"computation: select-days {computation.select_days} leaves nothing of {train_days} train-days to "
+                "train the candidates on"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sealed_means_sealed(self) -> Self:
-        at_party = [c.party for c in self.contributions if c.placement == "party"]
-        if not at_party or not isinstance(self.computation, JointTraining):
+        if not isinstance(self.computation, JointTraining):
             return self
         method = self.computation.method.name
-        if method == "pooled":
-            raise ValueError(f"contributions: pooled training needs placement escrow, not party ({at_party[0]})")
-        if method in TWO_WAY and self.exposure is None:
+        if method == "pooled" and any(c.placement == "party" for c in self.contributions):
+            raise ValueError("contributions: pooled training needs placement escrow, not party")
+        if self.see_rounds() and self.exposure is None:
             raise ValueError(
-                f"contributions: with placement party, {method} shows the joint model to {', '.join(at_party)} every "
-                "round; add `exposure: parties-see-rounds` if all accept that"
+                f"contributions: with placement party, {method} shows the joint model to "
+                f"{', '.join(self.see_rounds())} every round; add `exposure: parties-see-rounds` if all accept that"
             )
         return self
 
@@ -213,6 +224,12 @@ class Contract(Term):
     def commitments(self) -> list[str]:
         """Every committed file of the contract."""
         return [c for contribution in self.contributions for c in contribution.commitments()]
+
+    def see_rounds(self) -> list[str]:
+        """The parties to whose premises every round of the training sends the joint model, whatever the verdict."""
+        if not isinstance(self.computation, JointTraining) or self.computation.method.name not in TWO_WAY:
+            return []
+        return [c.party for c in self.contributions if c.placement == "party"]
 
     def alpha(self, clause: Measured) -> float:
         """The level of one test: runs share it, since each run is another try (Bonferroni)."""
@@ -262,15 +279,12 @@ def drawn_up(contract: Contract, keys: dict[str, str]) -> Contract:
     """The contract with every party's key filled in from the directory of admitted parties.
 
     Raises:
-        EscrowError: `party-unknown` for a party that is not in `keys`.
+        EscrowError: `party-unknown` for a party that is not in `keys`, `key-mismatch` if the draft names another key.
     """
-    for name in contract.names():
-        if name not in keys:
-            raise EscrowError("party-unknown", f"{name} is not an admitted party.")
+    for party in contract.parties:
+        if party.name not in keys:
+            raise EscrowError("party-unknown", f"{party.name} is not an admitted party.")
+        if party.key not in {None, keys[party.name]}:
+            raise EscrowError("key-mismatch", f"The draft names another key for {party.name} than the directory.")
     refs = tuple(PartyRef(name=name, key=keys[name]) for name in contract.names())
     return contract.model_copy(update={"parties": refs})
-
-
-def moment(value: datetime) -> str:
-    """A time as it stands in statements: UTC, whole seconds, `2026-01-31T12:00:00Z`."""
-    return value.strftime("%Y-%m-%dT%H:%M:%SZ")

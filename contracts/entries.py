@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from contracts.errors import EscrowError
-from contracts.records import Entry, Key, Record, Records, updated
+from contracts.records import Entry, Key, Record, Records
 from contracts.rules import apply, authority
 from contracts.signing import Envelope, verify
 from contracts.statements import LedgerOpened, read
@@ -33,7 +33,8 @@ def read_leaf(data: bytes) -> Leaf:
     """The envelope and time of a leaf.
 
     Raises:
-        EscrowError: `ledger-tampered` if the bytes are not exactly what `leaf` writes.
+        EscrowError: `ledger-tampered` if the bytes are not exactly what `leaf` writes, or what `Envelope.from_bytes`
+            raises for the envelope in them.
     """
     middle = data.rfind(_TIME)
     text = data[middle + len(_TIME) : -1].decode("ascii", "replace")
@@ -61,7 +62,7 @@ def checked(
     if isinstance(statement, LedgerOpened) and key not in (None, statement.public_key):
         raise EscrowError("ledger-tampered", "The ledger was opened with another key than the pinned one.")
     verify(envelope, authority(records, statement))
-    entry = Entry(index=index, time=time, digest=envelope.digest, statement=statement)
+    entry = Entry(index=index, time=time, statement=statement)
     return entry, apply(records, entry)
 
 
@@ -95,4 +96,4 @@ def replay(leaves: Iterable[bytes], *, key: str | None = None) -> Replayed:
     return Replayed(records, tree, clock)
 
 
-__all__ = ["Leaf", "Replayed", "checked", "leaf", "read_leaf", "replay", "updated"]
+__all__ = ["Leaf", "Replayed", "checked", "leaf", "read_leaf", "replay"]

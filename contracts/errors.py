@@ -4,7 +4,7 @@ A code names what happened, never which data made it happen, so it may travel to
 Each code belongs to one exit code of the commands.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
@@ -35,6 +35,9 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         # input
         "usage": Code(Exit.USAGE, "Run the command with --help."),
         "file-unreadable": Code(Exit.USAGE, "Check the path and that the file may be read."),
+        "file-unwritable": Code(Exit.USAGE, "Name a file in a directory that exists and may be written."),
+        "extra-missing": Code(Exit.USAGE, "Install everything: pip install 'model-escrow[scenarios]'."),
+        "interrupted": Code(Exit.REFUSED, "Run the command again when you like."),
         "document-invalid": Code(
             Exit.REFUSED, "Correct the named field; `escrow contract validate` shows every problem."
         ),
@@ -119,8 +122,9 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         ),
         "digest-mismatch": Code(Exit.REFUSED, "Do not sign; compare the contract with the other parties."),
         "escrow-exists": Code(Exit.USAGE, "Choose an empty directory, or use the escrow that is there."),
+        "escrow-busy": Code(Exit.REFUSED, "Wait until the other command ends, or stop the escrow that runs there."),
         "escrow-missing": Code(Exit.USAGE, "Name the directory of an escrow, or initialise one."),
-        "bug": Code(Exit.BUG, "Report this with the command you ran; nothing was stored."),
+        "bug": Code(Exit.BUG, "Report it with the command you ran; ESCROW_DEBUG=1 shows where it happened."),
     }
 )
 
@@ -132,13 +136,15 @@ class EscrowError(Exception):
         code: key of `CODES`.
         message: one sentence that says what happened.
         hint: what to do next.
+        details: the single problems, where the message sums up several.
     """
 
-    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
+    def __init__(self, code: str, message: str, hint: str | None = None, details: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.hint = CODES[code].hint if hint is None else hint
+        self.details = tuple(details)
 
     @property
     def exit(self) -> Exit:
@@ -147,4 +153,5 @@ class EscrowError(Exception):
 
     def diagnostics(self) -> str:
         """What a person reads: what happened, the code, what to do next."""
-        return f"{self.message} [{self.code}]\n  Next: {self.hint}"
+        lines = [f"{self.message} [{self.code}]", *(f"  - {each}" for each in self.details), f"  Next: {self.hint}"]
+        return "\n".join(lines)

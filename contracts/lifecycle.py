@@ -32,7 +32,10 @@ TERMINAL: Final = frozenset(
 
 
 class Event(StrEnum):
-    """What happens to a contract. Mostly a statement's kind; where its content matters, one event for each meaning."""
+    """What happens to a contract. Mostly a statement's kind; where its content matters, one event for each meaning.
+
+    No colon in a name: many Mermaid versions cannot read one in a label.
+    """
 
     RUN_KEY_OPENED = "run-key-opened"
     LAST_APPROVAL = "last approval"
@@ -41,11 +44,11 @@ class Event(StrEnum):
     HALTED = "contract-halted, data or party revoked"
     EXPIRED = "contract-expired"
     RUN_STARTED = "run-started"
-    DECIDED_RELEASED = "run-decided: released"
-    DECIDED_WITHHELD = "run-decided: withheld or undecided"
+    DECIDED_RELEASED = "run-decided (released)"
+    DECIDED_WITHHELD = "run-decided (withheld or undecided)"
     FAILED = "run-failed"
     FAILED_LAST = "run-failed, no run left"
-    WITHHELD_LAST = "run-decided: withheld or undecided, no run left"
+    WITHHELD_LAST = "run-decided (withheld or undecided), no run left"
     RELEASED = "run-released"
 
 

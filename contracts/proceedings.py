@@ -6,6 +6,7 @@
 3. One rejection is final; the proposer may withdraw before everyone approved; any party halts before release.
 4. A standing rule covers its own function, deposits, recipients and clauses, so often, until it expires.
 5. A run starts only when everyone approved, within the contract's time, its run budget and its looks at each holdout.
+   A look is counted when the run starts, so that two contracts at once cannot share the last one.
 6. Stages follow one another; a verdict needs all of them; a release needs the verdict, and the time again.
 7. Terminal is terminal: then the run key is erased, once, and nothing else happens.
 """
@@ -17,7 +18,7 @@ from typing import Any, Final
 from contracts import statements as st
 from contracts.canonical import canonical, digest
 from contracts.contract import Contract, Contribution
-from contracts.errors import EscrowError
+from contracts.errors import CODES, EscrowError
 from contracts.lifecycle import TERMINAL, Event, State, after
 from contracts.records import (
     CaseRecord,
@@ -109,8 +110,8 @@ def _agreed(records: Records, contribution: Contribution, schema: str) -> Iterat
         ours = (contribution.party, part, getattr(claimed, "rows", None), getattr(claimed, "positives", None), schema)
         if theirs != ours:
             raise refused(
-                f"{contribution.party}'s {part} in the contract is not what was deposited: owner, part, rows, positives "
-                "and schema must agree.",
+                f"{contribution.party}'s {part} in the contract is not what was deposited: owner, part, rows, "
+                "positives and schema must agree.",
                 "deposit-mismatch",
             )
         yield deposit
@@ -120,7 +121,7 @@ def _looks_left(contract: Contract, deposit: DepositRecord) -> None:
     most = contract.limits.looks
     if most is not None and deposit.stated.part == "holdout" and deposit.looks >= most:
         raise refused(
-            f"{deposit.stated.party}'s holdout was decided over {deposit.looks} times; the contract allows {most}.",
+            f"{deposit.looks} runs over {deposit.stated.party}'s holdout were started; the contract allows {most}.",
             "looks-exhausted",
         )
 
@@ -150,8 +151,8 @@ def _approved(records: Records, statement: st.ContractApproved, entry: Entry) ->
     if statement.party in case.approvals:
         raise refused(f"{statement.party} has approved this contract before.")
     contribution = case.contract.contribution(statement.party)
-    due = set(contribution.commitments()) if contribution and contribution.placement == "escrow" else set()
-    if set(statement.keys) != due:
+    due = contribution.unlocked() if contribution else ()
+    if set(statement.keys) != set(due):
         raise refused("An approval seals the keys of exactly the party's own deposits.", "keys-mismatch")
     if statement.rule is not None:
         yield _used(rule_record(records, statement.rule), statement, "approve", case.contract, entry)
@@ -183,7 +184,8 @@ def _used(rule: RuleRecord, statement: st.ByParty, effect: str, contract: Contra
         "use count": rule.uses < stated.uses,
     }
     if effect == "approve":
-        covers["recipients"] = {recipient.party for recipient in contract.recipients} <= set(stated.recipients)
+        shown = {recipient.party for recipient in contract.recipients} | set(contract.see_rounds())
+        covers["recipients"] = shown <= set(stated.recipients)
         covers["clauses"] = set(stated.clauses) <= {term_digest(clause) for clause in contract.release}
     for what, matches in covers.items():
         if not matches:
@@ -210,10 +212,14 @@ def _run_started(records: Records, statement: st.RunStarted, entry: Entry) -> Ch
     if limits.not_before and entry.time < limits.not_before.timestamp():
         raise refused("The contract may not run yet.", "contract-early")
     if statement.run != case.run + 1 or statement.run > limits.runs:
-        raise refused(f"The contract allows {limits.runs} runs and {case.run} were started.", "runs-exhausted")
-    for commitment in case.contract.commitments():
-        _looks_left(case.contract, deposit_record(records, commitment))
-    yield from moved(records, case, Event.RUN_STARTED, run=statement.run, stages={}, reason="run")
+        raise refused(
+            f"Run {statement.run} cannot start: {case.run} of {limits.runs} runs were started.", "runs-exhausted"
+        )
+    for contribution in case.contract.contributions:
+        holdout = deposit_record(records, contribution.holdout.commitment)
+        _looks_left(case.contract, holdout)
+        yield holdout.model_copy(update={"looks": holdout.looks + 1})
+    yield from moved(records, case, Event.RUN_STARTED, run=statement.run, stages={}, verdict=None, reason="run")
 
 
 def _current(records: Records, contract: str, run: int) -> CaseRecord:
@@ -237,19 +243,13 @@ def _decided(records: Records, statement: st.RunDecided, entry: Entry) -> Change
         raise refused("A verdict needs every stage.", "state-refused")
     if set(statement.findings) != {contribution.party for contribution in case.contract.contributions}:
         raise refused("A verdict binds the findings of each contributor.")
-    now = dict(records)
-    for contribution in case.contract.contributions:
-        deposit = deposit_record(records, contribution.holdout.commitment)
-        now[deposit.key()] = deposit.model_copy(update={"looks": deposit.looks + 1})
     if statement.verdict == "released":
         event, reason = Event.DECIDED_RELEASED, "packages"
     elif case.run < case.contract.limits.runs:
         event, reason = Event.DECIDED_WITHHELD, "start"
     else:
         event, reason = Event.WITHHELD_LAST, "verdict"
-    for record in moved(now, case, event, verdict=statement.verdict, reason=reason):
-        now[record.key()] = record
-    yield from (record for key, record in sorted(now.items()) if record is not records.get(key))
+    yield from moved(records, case, event, verdict=statement.verdict, reason=reason)
 
 
 def _released(records: Records, statement: st.RunReleased, entry: Entry) -> Changed:
@@ -262,6 +262,8 @@ def _released(records: Records, statement: st.RunReleased, entry: Entry) -> Chan
 
 def _failed(records: Records, statement: st.RunFailed, entry: Entry) -> Changed:  # noqa: ARG001
     case = _current(records, statement.contract, statement.run)
+    if statement.code not in CODES:
+        raise refused("A failure is told by a catalogued code and nothing else.")
     event = Event.FAILED if case.run < case.contract.limits.runs else Event.FAILED_LAST
     yield from moved(records, case, event, reason=statement.code)
 

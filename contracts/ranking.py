@@ -92,7 +92,7 @@ def average_precision(thresholds: Thresholds, counts: Counts) -> Floats:
 
 
 def roc_auc(thresholds: Thresholds, counts: Counts) -> Floats:
-    """Return the chance that a fraud scores higher than a genuine row, ties counting half; nan without one of either."""
+    """Return the chance that a fraud outscores a genuine row, ties counting half; nan without one of either."""
     caught = (thresholds.caught @ counts).astype(np.float64)
     false_positives, genuine = _false_positives(thresholds, counts)
     beaten = genuine - false_positives + (thresholds.tied @ counts) / 2
@@ -100,7 +100,7 @@ def roc_auc(thresholds: Thresholds, counts: Counts) -> Floats:
 
 
 def recall(thresholds: Thresholds, counts: Counts, rate: float) -> Floats:
-    """Return the largest share of the frauds' worth caught at a false-positive rate of at most `rate`.
+    """Return the largest share of frauds by worth caught at a false-positive rate up to `rate`.
 
     Nan without a genuine row or without any worth.
     """
@@ -113,7 +113,7 @@ def recall(thresholds: Thresholds, counts: Counts, rate: float) -> Floats:
 
 
 def hits(thresholds: Thresholds, counts: Counts, places: int) -> Floats:
-    """Return the expected number of frauds among the first `places` rows, equal scores being in random order."""
+    """Return the expected number of frauds in the first `places` rows, ties in random order."""
     caught = (thresholds.caught @ counts).astype(np.float64)
     block = caught + thresholds.tied @ counts
     above = np.cumsum(thresholds.flagged @ counts, axis=0) - block

@@ -3,7 +3,7 @@
 The escrow's read tables hold exactly these records, as canonical JSON, and a test proves that replay gives the same.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -67,7 +67,7 @@ class DepositRecord(Record):
     stated: DataDeposited
     revoked: bool = False
     contracts: tuple[Digest, ...] = ()  # the unfinished ones that use it
-    looks: int = 0  # decisions taken over it
+    looks: int = 0  # runs started over it as a holdout: each may end in a decision
 
     def key(self) -> Key:
         """By commitment."""
@@ -83,7 +83,7 @@ class RuleRecord(Record):
     revoked: bool = False
 
     def key(self) -> Key:
-        """By the digest of its envelope."""
+        """By the digest of its statement, so that repeating the statement cannot renew the rule."""
         return Key("rule", self.digest)
 
 
@@ -94,12 +94,12 @@ class CaseRecord(Record):
     contract: Contract
     proposer: Name
     state: State = State.PROPOSED
-    reason: str = "run-key"  # why it waits or how it ended, a closed vocabulary (see contracts.rules)
+    reason: str = "run-key"  # why it waits or how it ended, a closed vocabulary (see contracts.proceedings)
     run_recipient: str | None = None
     approvals: dict[Name, int] = Field(default_factory=dict)  # party -> index of its approval on the ledger
     run: int = 0  # runs started
     stages: dict[str, Commitment] = Field(default_factory=dict)  # completed in the current run, and their outputs
-    verdict: str | None = None
+    verdict: str | None = None  # of the current run
     packages: dict[Name, Digest] = Field(default_factory=dict)
     key_erased: bool = False
 
@@ -128,18 +128,12 @@ RECORDS: Mapping[Kind, type[Record]] = {
 Records = Mapping[Key, Record]
 
 
-def updated(records: Records, changed: Iterable[Record]) -> Records:
-    """`records` with the changed ones replaced."""
-    return {**records, **{record.key(): record for record in changed}}
-
-
 @dataclass(frozen=True)
 class Entry:
     """A ledger entry as the rules see it: a statement whose signature was verified, its place and its time."""
 
     index: int
     time: int  # the escrow's clock, whole seconds since 1970
-    digest: Digest  # of the envelope
     statement: Statement
 
 

@@ -9,7 +9,7 @@ in `contracts.proceedings`.
  2. Every statement names this ledger and is signed by the key its signer was admitted with (`authority`).
  3. A party is admitted once under a name, on its own signature; revoked, its unfinished contracts are halted.
  4. A deposit is stated by its owner, once; revoked, every unfinished contract that uses it is halted.
- 5. A standing rule is made and revoked by the party that it binds.
+ 5. A standing rule is made, once, and revoked by the party that it binds.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -65,17 +65,20 @@ def authority(records: Records, statement: Statement) -> str:
         return statement.public_key
     if isinstance(statement, st.ByParty):
         own = party_record(records, statement.party).request.public_key
-        rule = getattr(statement, "rule", None) if isinstance(statement, _MAY_CITE_A_RULE) else None
-        return own if rule is None else rule_record(records, rule).stated.key
+        if isinstance(statement, st.ContractApproved | st.ContractRejected) and statement.rule is not None:
+            return rule_record(records, statement.rule).stated.key
+        return own
     return ledger_record(records).public_key
 
 
-_MAY_CITE_A_RULE: Final = (st.ContractApproved, st.ContractRejected)
 _NEEDS_CASE_ONLY: Final = (st.ContractApproved, st.StageCompleted, st.RunKeyOpened, st.KeyErased)
 
 
 def wanted(statement: Statement, records: Records) -> set[Key]:
-    """The records that `apply` will ask for, as far as `records` tells; asked again until nothing is new."""
+    """The records that `authority` and `apply` will ask for, as far as `records` tells.
+
+    Asked again with what was found until nothing is new, which is at the fourth time at the latest.
+    """
     keys = {Key("ledger", "ledger")}
     if isinstance(statement, st.ByParty):
         keys.add(Key("party", statement.party))
@@ -86,8 +89,8 @@ def wanted(statement: Statement, records: Records) -> set[Key]:
             keys.add(Key("party", statement.name))
         case st.DataDeposited() | st.DataRevoked():
             keys.add(Key("deposit", statement.commitment))
-        case st.RuleRevoked():
-            keys.add(Key("rule", statement.rule))
+        case st.RuleMade():
+            keys.add(Key("rule", statement.digest()))
         case st.ContractProposed():
             keys |= {Key("case", statement.contract.digest()), *_parts(statement.contract)}
         case _:
@@ -109,13 +112,23 @@ def _parts(contract: Contract) -> set[Key]:
 def _behind(statement: Statement, records: Records) -> set[Key]:
     """What named records lead to: contracts of a revoked thing, parties and deposits of a contract that may end."""
     keys: set[Key] = set()
-    revokes = isinstance(statement, st.PartyRevoked | st.DataRevoked)
-    for record in records.values():
-        if revokes and isinstance(record, PartyRecord | DepositRecord):
-            keys |= {Key("case", name) for name in record.contracts}
-        if isinstance(record, CaseRecord) and not isinstance(statement, _NEEDS_CASE_ONLY):
-            keys |= _parts(record.contract)
+    if (gone := _revoked(statement, records)) is not None:
+        keys |= {Key("case", name) for name in gone.contracts}
+    if not isinstance(statement, _NEEDS_CASE_ONLY):
+        for record in records.values():
+            if isinstance(record, CaseRecord):
+                keys |= _parts(record.contract)
     return keys
+
+
+def _revoked(statement: Statement, records: Records) -> PartyRecord | DepositRecord | None:
+    """What the statement revokes: its contracts end, not those of others that share a contract with it."""
+    found: Record | None = None
+    if isinstance(statement, st.PartyRevoked):
+        found = records.get(Key("party", statement.name))
+    if isinstance(statement, st.DataRevoked):
+        found = records.get(Key("deposit", statement.commitment))
+    return found if isinstance(found, PartyRecord | DepositRecord) else None
 
 
 def _ledger_opened(records: Records, statement: st.LedgerOpened, entry: Entry) -> Changed:
@@ -167,10 +180,12 @@ def _gone(records: Records, gone: PartyRecord | DepositRecord, reason: str) -> C
     yield from (now[key] for key in sorted(touched))
 
 
-def _rule_made(records: Records, statement: st.RuleMade, entry: Entry) -> Changed:  # noqa: ARG001
+def _rule_made(records: Records, statement: st.RuleMade, entry: Entry) -> Changed:
     if entry.time >= statement.expires.timestamp():
         raise refused("The standing rule has expired before it was made.", "rule-refused")
-    yield RuleRecord(digest=entry.digest, stated=statement)
+    if Key("rule", statement.digest()) in records:
+        raise refused("This very standing rule was made before.", "rule-refused")
+    yield RuleRecord(digest=statement.digest(), stated=statement)
 
 
 def _rule_revoked(records: Records, statement: st.RuleRevoked, entry: Entry) -> Changed:  # noqa: ARG001

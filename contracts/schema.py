@@ -1,4 +1,4 @@
-"""The schema of a contribution: which column is what, which may never be a feature, and how train and holdout are split.
+"""The schema of a contribution: which column is what, which is never a feature, and how train and holdout are split.
 
 The schema is part of the contract, so both sides of a deposit, the bank that prepares it and the sealed run that checks
 it, follow one text. Dates are whole days of the table's own clock.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
-from contracts.canonical import canonical, parse
+from contracts.canonical import canonical, digest, parse
 from contracts.contract import Contract, Count, problems
 from contracts.errors import EscrowError
 from contracts.signing import PublicKey
@@ -39,6 +39,10 @@ class Statement(Term):
     def payload(self) -> bytes:
         """The bytes to sign."""
         return canonical(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+    def digest(self) -> Digest:
+        """The digest of the payload, by which later statements name a standing rule."""
+        return digest(self.payload())
 
 
 class ByEscrow(Statement):
@@ -128,7 +132,7 @@ class ContractApproved(ByParty):
     kind: Literal["contract-approved"] = "contract-approved"
     contract: Digest
     keys: dict[Commitment, Sealed] = Field(default_factory=dict)  # base64 of the age file with each deposit's key
-    rule: Digest | None = None  # the standing rule this was said under
+    rule: Digest | None = None  # digest of the standing rule this was said under
 
 
 class ContractRejected(ByParty):

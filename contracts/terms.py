@@ -11,7 +11,10 @@ def kebab(name: str) -> str:
 
 
 class Term(BaseModel):
-    """A frozen piece of a contract or statement; unknown keys are refused, numbers are never coerced from strings."""
+    """A frozen piece of a contract or statement; unknown keys are refused.
+
+    A draft may spell a value loosely (`"12"` for `12`); what is signed has one spelling (`contracts.statements.read`).
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=kebab, populate_by_name=True, allow_inf_nan=False, strict=False

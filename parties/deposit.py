@@ -10,10 +10,9 @@ import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Literal, Self
+from typing import Literal, Self
 
 import pyrage
 from pyrage import x25519
@@ -124,41 +123,22 @@ def _sealed(
     bound = commitment(salt, digest(content))
     identity = x25519.Identity.generate()
     path = folder / f"{bound.removeprefix('sha256-salted:')}.age"
-    with path.open("wb") as file:
-        hashed = _Hashed(file)
-        pyrage.encrypt_io(BytesIO(content), hashed, [identity.to_public()])
+    blob = pyrage.encrypt(content, [identity.to_public()])
+    path.write_bytes(blob)
     deposit = Deposit(
         part=part,
         commitment=bound,
         schema=term_digest(schema),
         rows=rows,
         positives=positives,
-        blob=hashed.digest(),
-        size=path.stat().st_size,
+        blob=digest(blob),
+        size=len(blob),
         path=path,
         identity=str(identity),
         salt=salt.hex(),
     )
     deposit.save(folder)
     return deposit
-
-
-class _Hashed:
-    """Writes through to a file and hashes what passes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hash = sha256()
-
-    def write(self, data: bytes) -> int:
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def digest(self) -> Digest:
-        return "sha256:" + self._hash.hexdigest()
 
 
 def saved(folder: Path, commitments: tuple[str, ...]) -> dict[str, Deposit]:

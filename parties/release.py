@@ -184,7 +184,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def _proven(receipt: LedgerReceipt, head: Checkpoint, escrow: Pinned) -> Iterator[tuple[Leaf, Statement]]:
     """The receipt's statements in the order of the ledger, each proven and its signature verified."""
     keys: dict[str, str] = {}
-    rules: dict[str, str] = {}
+    rules: dict[tuple[str, str], str] = {}
     last = -1
     for entry in receipt.entries:
         if entry.index <= last:
@@ -201,15 +201,15 @@ def _proven(receipt: LedgerReceipt, head: Checkpoint, escrow: Pinned) -> Iterato
         if isinstance(statement, st.PartyAdmitted):
             keys[statement.request.name] = statement.request.public_key
         if isinstance(statement, st.RuleMade):
-            rules[leaf.envelope.digest] = statement.key
+            rules[statement.party, statement.digest()] = statement.key
         yield leaf, statement
 
 
-def _signing_key(statement: Statement, keys: dict[str, str], rules: dict[str, str], escrow: Pinned) -> str:
+def _signing_key(statement: Statement, keys: dict[str, str], rules: dict[tuple[str, str], str], escrow: Pinned) -> str:
     if not isinstance(statement, st.ByParty):
         return escrow.public_key
     rule = getattr(statement, "rule", None)
-    key = keys.get(statement.party) if rule is None else rules.get(rule)
+    key = keys.get(statement.party) if rule is None else rules.get((statement.party, rule))
     if key is None:
         raise _invalid(f"The receipt does not say with which key {statement.party} signs.")
     return key

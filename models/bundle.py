@@ -1,0 +1,283 @@
+"""A model as files, never pickle: `model.onnx` with its preprocessing, and `model.json`, which says what it is.
+
+Rules enforced here:
+1. `model.json` is canonical JSON without unknown keys. Its `digest` covers all of its other fields, and among them the
+   digest of `model.onnx`: one digest names the bundle, and a changed byte anywhere is `bundle-invalid`. Whoever must
+   also know that nobody made the whole bundle anew compares `Bundle.digest` with a signed one.
+2. `model.onnx` passes `models.onnx_guard`, and has one float32 input (rows, features) and one float32 output (rows).
+3. Files are regular files of bounded size; nothing is followed out of the directory.
+4. A packed bundle has one form in bytes. Nothing is written unless all of it is exactly what `pack` would have made.
+5. No number that depends on training rows stands beside the model.
+
+Reading and scoring need onnxruntime and numpy alone: a bank's client has no training framework.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tarfile import BLOCKSIZE, USTAR_FORMAT, TarInfo
+from typing import Annotated, Any, Final, Literal, Self
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from contracts.canonical import canonical, digest, parse
+from contracts.computation import ModelSpec
+from contracts.errors import EscrowError
+from contracts.schema import Schema
+from contracts.terms import Column, Digest, Term
+from models import onnx_guard
+from models.families.base import Float32Vector, Model
+from models.families.base import parse as parse_spec
+
+MANIFEST: Final = "model.json"
+GRAPH: Final = "model.onnx"
+LIMITS: Final[Mapping[str, int]] = {MANIFEST: 1 << 20, GRAPH: 64 << 20}
+"""Names of a bundle's files, in packing order, and the most bytes of each."""
+CHUNK: Final = 65_536
+"""Rows scored at once."""
+
+
+class Manifest(Term):
+    """What `model.json` holds, without its `digest`."""
+
+    bundle: Literal[1] = 1
+    model: ModelSpec
+    features: Annotated[tuple[Column, ...], Field(min_length=1, max_length=4096)]
+    table: Annotated[Schema, Field(alias="schema")]
+    trained_for: Digest | None  # the contract
+    onnx: Digest
+
+    @model_validator(mode="after")
+    def _features_differ(self) -> Self:
+        if len(set(self.features)) != len(self.features):
+            raise ValueError("features names a column twice")
+        return self
+
+    def body(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest that names the bundle."""
+        return digest(canonical(self.body()))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that passed every check of `load`."""
+
+    manifest: Manifest
+    session: onnxruntime.InferenceSession
+
+    @property
+    def digest(self) -> str:
+        """Names this bundle, every byte of it."""
+        return self.manifest.digest
+
+    def scores(self, X: NDArray[np.floating]) -> Float32Vector:
+        """Probability of fraud, float32 (n,), for raw features (n, d) in the order of `manifest.features`.
+
+        Raises:
+            EscrowError: `table-invalid` for another width or a feature that is not a finite float32 number;
+                `bundle-invalid` if the model gives anything but one probability for each row.
+        """
+        rows = self._rows(X)
+        parts = [np.empty(0, np.float32)]
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            scores = _run(self.session, chunk)
+            # Written so that NaN fails.
+            if scores.shape != (len(chunk),) or not bool(((scores >= 0) & (scores <= 1)).all()):
+                raise EscrowError("bundle-invalid", "The bundle's model did not give one probability for each row.")
+            parts.append(scores)
+        return np.concatenate(parts)
+
+    def _rows(self, X: NDArray[np.floating]) -> NDArray[np.float32]:
+        names = self.manifest.features
+        with np.errstate(over="ignore"):  # refused below, as not finite
+            rows = np.ascontiguousarray(X, dtype=np.float32)
+        if rows.ndim != 2 or rows.shape[1] != len(names):
+            raise EscrowError("table-invalid", f"The model takes rows of {len(names)} features.")
+        finite = np.isfinite(rows)
+        if not bool(finite.all()):
+            row, column = np.argwhere(~finite)[0]
+            raise EscrowError(
+                "table-invalid", f"Row {row + 1}: feature {names[column]!r} is not a finite float32 number."
+            )
+        return rows
+
+
+def write(
+    directory: Path,
+    model: Model,
+    *,
+    names: Sequence[str],
+    schema: Schema | Mapping[str, object],
+    spec: Mapping[str, object],
+    contract: str | None,
+) -> str:
+    """Write a bundle's files and return its digest; equal arguments give equal bytes.
+
+    Args:
+        directory: made if missing; the bundle's files in it are replaced.
+        model: the trained model.
+        names: its features, in the order of the columns it was trained on.
+        schema: the contract's schema, from which the features are computed.
+        spec: the contract's model term.
+        contract: digest of the contract it was trained for, or None.
+
+    Raises:
+        EscrowError: `model-invalid` for a wrong spec; `bundle-invalid` for anything `load` would refuse.
+    """
+    parsed = parse_spec(spec)
+    if parsed.family != model.family:
+        raise EscrowError(
+            "model-invalid", f"A {model.family} model is not what the spec of a {parsed.family} describes."
+        )
+    graph = model.to_onnx()
+    manifest = _manifest(
+        {
+            "bundle": 1,
+            "model": parsed.model_dump(mode="json", by_alias=True),
+            "features": list(names),
+            "schema": schema.model_dump(mode="json", by_alias=True) if isinstance(schema, Schema) else dict(schema),
+            "trained-for": contract,
+            "onnx": digest(graph),
+        }
+    )
+    bundle = _opened(manifest, graph)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MANIFEST).write_bytes(canonical({**manifest.body(), "digest": bundle.digest}))
+    (directory / GRAPH).write_bytes(graph)
+    return bundle.digest
+
+
+def load(directory: Path) -> Bundle:
+    """Read and check a bundle's files; other files in the directory are not looked at.
+
+    Raises:
+        EscrowError: `bundle-invalid` if any rule above is broken.
+    """
+    stated = _read(directory / MANIFEST)
+    try:
+        values = parse(stated)
+    except EscrowError as error:
+        raise EscrowError("bundle-invalid", f"The bundle's {MANIFEST} is not canonical JSON.") from error
+    if not isinstance(values, dict):
+        raise EscrowError("bundle-invalid", f"The bundle's {MANIFEST} is not an object.")
+    named = values.pop("digest", None)
+    manifest = _manifest(values)
+    if values != manifest.body() or named != manifest.digest:
+        raise EscrowError("bundle-invalid", f"The bundle's {MANIFEST} was changed: its digest is of other contents.")
+    return _opened(manifest, _read(directory / GRAPH))
+
+
+def pack(directory: Path) -> bytes:
+    """The bundle's files as one uncompressed tar archive (POSIX.1-1988 ustar) that depends on their contents alone."""
+    return _packed({name: _read(directory / name) for name in LIMITS})
+
+
+def unpack(data: bytes, directory: Path) -> None:
+    """Write the files of a packed bundle; `load` them next.
+
+    Args:
+        data: what `pack` gave.
+        directory: made if missing; the bundle's files in it are replaced.
+
+    Raises:
+        EscrowError: `bundle-invalid`, before anything is written, for any bytes that `pack` cannot give.
+    """
+    files: dict[str, bytes] = {}
+    at = 0
+    for name, limit in LIMITS.items():
+        # Sizes are read, the rest is compared: links, other names, owners and extensions never get to a tar reader.
+        octal = data[at + 124 : at + 135]
+        size = int(octal, 8) if re.fullmatch(rb"[0-7]{11}", octal) else limit + 1
+        if size > limit:
+            raise EscrowError("bundle-invalid", f"The packed bundle's {name} is missing or too large.")
+        files[name] = data[at + BLOCKSIZE : at + BLOCKSIZE + size]
+        at += BLOCKSIZE + _padded(size)
+    if _packed(files) != data:
+        raise EscrowError("bundle-invalid", "The packed bundle holds more, less or other than a bundle's files.")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+
+
+def _packed(files: Mapping[str, bytes]) -> bytes:
+    """Header, content and padding of each file, then two blocks of zeros."""
+    parts = []
+    for name, content in files.items():
+        header = TarInfo(name)  # mode 0644, owner 0, time 0 unless told otherwise
+        header.size = len(content)
+        parts += [header.tobuf(USTAR_FORMAT), content, bytes(_padded(len(content)) - len(content))]
+    return b"".join([*parts, bytes(2 * BLOCKSIZE)])
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCKSIZE) * BLOCKSIZE
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a regular file within its limit; a link is refused, not followed."""
+    limit = LIMITS[path.name]
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(limit + 1) if regular else b""
+    except OSError as error:
+        raise EscrowError("bundle-invalid", f"The bundle's {path.name} cannot be read ({error.strerror}).") from None
+    if not regular or len(data) > limit:
+        raise EscrowError("bundle-invalid", f"The bundle's {path.name} is not a regular file of at most {limit} bytes.")
+    return data
+
+
+def _manifest(values: Mapping[str, object]) -> Manifest:
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or MANIFEST
+        raise EscrowError("bundle-invalid", f"The bundle's {place} is wrong: {first['msg']}.") from None
+
+
+def _opened(manifest: Manifest, graph: bytes) -> Bundle:
+    """The bundle of a manifest and a graph that belong together."""
+    if len(graph) > LIMITS[GRAPH] or digest(graph) != manifest.onnx:
+        raise EscrowError("bundle-invalid", f"The bundle's {GRAPH} is not the one its {MANIFEST} names.")
+    onnx_guard.check(graph)
+    session = _session(graph)
+    inputs = [(value.name, value.type, value.shape) for value in session.get_inputs()]
+    outputs = [(value.name, value.type, value.shape) for value in session.get_outputs()]
+    if inputs != [("features", "tensor(float)", ["rows", len(manifest.features)])]:
+        raise EscrowError("bundle-invalid", "The bundle's model does not take the features that the bundle names.")
+    if outputs != [("score", "tensor(float)", ["rows"])]:
+        raise EscrowError("bundle-invalid", "The bundle's model does not give one score for each row.")
+    return Bundle(manifest, session)
+
+
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what is wrong is told by the error, not by a line on stderr
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no other common base
+        raise EscrowError("bundle-invalid", "The bundle's model cannot be opened.") from error
+
+
+def _run(session: onnxruntime.InferenceSession, rows: NDArray[np.float32]) -> Float32Vector:
+    try:
+        scores: Float32Vector = session.run(["score"], {"features": rows})[0]
+    except Exception as error:  # onnxruntime's errors have no other common base
+        raise EscrowError("bundle-invalid", "The bundle's model failed while scoring.") from error
+    return scores

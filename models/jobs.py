@@ -1,0 +1,136 @@
+"""What a sealed worker can be asked to do: one model a role, no key that it does not know, nothing from the data.
+
+A job stands in `JOBDIR/job.json`. Its inputs lie under `JOBDIR/inputs/` at the places that each role names, its results
+go under `JOBDIR/results/`. A run's seed is 32 bytes in hex; a role draws from the part of it that is its own.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, JsonValue, StringConstraints, TypeAdapter, ValidationError, model_validator
+
+from contracts.errors import EscrowError
+from contracts.schema import Schema
+from contracts.terms import Digest, Name, Term
+
+Rows = Annotated[int, Field(strict=True, ge=1)]
+Seed = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Spec = dict[str, JsonValue]
+"""A model or method term as the contract states it; `models.families` and `models.federated` check it."""
+Tell = Callable[[str], None]
+"""How a role says where it is: a few words such as `round 3 of 12`, never anything from the data."""
+
+
+class _Job(Term):
+    threads: Annotated[int, Field(strict=True, ge=1, le=256)] = 1  # more than one may change a model's last digits
+
+
+class _Training(_Job):
+    data_schema: Schema = Field(alias="schema")
+    seed: Seed
+    contract: Digest | None = None  # noted in the bundle
+
+    @property
+    def seed_bytes(self) -> bytes:
+        """The run's seed, 32 bytes."""
+        return bytes.fromhex(self.seed)
+
+
+class Counts(Term):
+    """What a party's contribution says of itself in the contract."""
+
+    train_rows: Rows
+    holdout_rows: Rows
+    positives: Annotated[int, Field(strict=True, ge=0)]  # frauds of the holdout
+
+
+class CheckJob(_Job):
+    """Are the contributions what the contract says, and is the test honest?
+
+    Inputs: `PARTY/train.parquet`, `PARTY/holdout.parquet`. Result: `check.json`, the features' names.
+    """
+
+    role: Literal["check"]
+    data_schema: Schema = Field(alias="schema")
+    parties: Annotated[dict[Name, Counts], Field(min_length=1)]
+
+
+class PartyJob(_Training):
+    """A party's best own model.
+
+    Input: `train.parquet`. Results: `baseline/`, a bundle, and `baseline.json`, the candidate that was taken.
+    """
+
+    role: Literal["party"]
+    party: Name
+    models: Annotated[tuple[Spec, ...], Field(min_length=1)]
+    select_days: Annotated[int, Field(strict=True, ge=1, le=366)]
+
+
+class PooledJob(_Training):
+    """One model on everyone's rows. Inputs: `PARTY/train.parquet`. Result: `model/`, a bundle."""
+
+    role: Literal["pooled"]
+    parties: Annotated[dict[Name, Rows], Field(min_length=1)]
+    model: Spec
+
+
+class AggregateJob(_Training):
+    """One model by rounds of local training, every party in this process. Inputs and result as for `pooled`."""
+
+    role: Literal["aggregate"]
+    parties: Annotated[dict[Name, Rows], Field(min_length=1)]
+    model: Spec
+    method: Spec
+
+
+class Measure(Term):
+    """One comparison that a clause needs; several may share a party, a baseline or all."""
+
+    id: str
+    party: Name
+    metric: str
+    at: float | int | None = None
+    baseline: Literal["best-own", "incumbent"]
+    confidence: Annotated[float, Field(ge=0.5, lt=1)]
+    bound: Literal["percentile", "bca"] = "percentile"
+
+
+class EvaluateJob(_Job):
+    """The joint model against each party's own on that party's holdout.
+
+    Inputs: `joint/`, and for each party that is measured `PARTY/holdout.parquet` and `PARTY/baseline/` or
+    `PARTY/incumbent.bundle`: bundles, the incumbent packed as its party committed it. Result: `evidence.json`.
+    """
+
+    role: Literal["evaluate"]
+    contract: Digest
+    seed: Seed
+    replicates: Annotated[int, Field(strict=True, ge=1, le=20000)]
+    measurements: Annotated[tuple[Measure, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> Self:
+        if len({measure.id for measure in self.measurements}) != len(self.measurements):
+            raise ValueError("two measurements have the same id")
+        return self
+
+
+Job = CheckJob | PartyJob | PooledJob | AggregateJob | EvaluateJob
+_JOB: Final[TypeAdapter[Job]] = TypeAdapter(Annotated[Job, Field(discriminator="role")])
+
+
+def read_job(path: Path) -> Job:
+    """The job in a file.
+
+    Raises:
+        EscrowError: `document-invalid`, naming the first key that is wrong; `file-unreadable`.
+    """
+    try:
+        return _JOB.validate_json(path.read_bytes())
+    except OSError:
+        raise EscrowError("file-unreadable", "The job cannot be read.") from None
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise EscrowError("document-invalid", f"The job is wrong at {place or 'its start'}.") from None

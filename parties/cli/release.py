@@ -1,0 +1,184 @@
+"""Verify a released model offline, and score transactions with it.
+
+A release is used only after every step of its verification passed.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from pyarrow import csv
+from rich.console import Console, Group, RenderableType
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from contracts.answers import EPILOG, Answer, printable
+from contracts.clauses import Measured
+from contracts.errors import EscrowError
+from contracts.schema import Schema
+from models.bundle import CHUNK, Bundle
+from models.families.base import Float32Vector
+from models.features import features_for_scoring
+from models.table import Prepared, read_table
+from parties.cli import application
+from parties.identity import Identity, pinned
+from parties.release import Step, Verified, summary, verify_release
+
+SCORE: Final = "score"
+
+app = application(help="Verify a released model, and score transactions with it.")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR")]
+Home = Annotated[
+    Path | None, typer.Option(metavar="DIR", envvar="PARTY_HOME", help="The party's home: its keys and pinned escrow.")
+]
+
+
+@app.callback(epilog=EPILOG)
+def noun() -> None:
+    """Verify a released model, and score transactions with it.
+
+    Example: party release verify RELEASE --home /etc/party
+    """
+
+
+@app.command("verify", epilog=EPILOG)
+def verify(directory: Folder, home: Home = None) -> Answer:
+    """Verify a fetched release step by step, offline, and show what the contract's test found for this party.
+
+    DIR is the directory that the release was fetched into.
+
+    Example: party release verify RELEASE --home /etc/party
+    """
+    verified, steps = _verified(directory, home)
+    passed = [{"step": number, "passed": sentence} for number, sentence in steps]
+    return Answer({**summary(verified), "steps": passed}, Group(*_page(verified)))
+
+
+@app.command("score", epilog=EPILOG)
+def score(
+    directory: Folder,
+    table: Annotated[Path, typer.Argument(metavar="TABLE")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the scores go: .parquet or .csv; replaced.")],
+    home: Home = None,
+) -> Answer:
+    """Verify a release, then give each transaction of a table its probability of fraud.
+
+    TABLE is .parquet or .csv with the columns of the contract's schema.
+    Labels may be missing. Features look back in time: append new rows to history.
+    FILE holds time, group, terminal, amount and score, in the table's order.
+
+    Example: party release score RELEASE today.parquet --out scores.parquet --home /etc/party
+    """
+    _writable(out, table)
+    verified, _ = _verified(directory, home)
+    bundle, schema = verified.bundle, verified.contract.data_schema
+    if bundle is None:
+        raise EscrowError("not-permitted", "This party receives no model under the contract.")
+    rows = features_for_scoring(read_table(table, schema, labels="optional"), schema)
+    scores = _scores(bundle, rows)
+    _write(out, _columns(rows, scores, schema))
+    data = {"contract": verified.contract.digest(), "model": bundle.digest, "rows": len(rows), "out": str(out)}
+    return Answer(data, printable(f"{len(rows)} rows scored with {bundle.digest}\nWritten to {out}"))
+
+
+def _verified(directory: Path, home: Path | None) -> tuple[Verified, list[Step]]:
+    if home is None:
+        raise EscrowError("home-missing", "Nothing says which party this is.")
+    steps: list[Step] = []
+
+    def told(step: Step) -> None:
+        steps.append(step)
+        typer.echo(printable(f"{step[0]}. {step[1]}"), err=True)
+
+    return verify_release(directory, Identity.open(home), pinned(home), told), steps
+
+
+def _page(verified: Verified) -> Iterator[RenderableType]:
+    yield Text(printable(verified.contract.title), style="bold")
+    yield Text("Verified: use this model.", style="green") if verified.bundle else Text("Verified.", style="green")
+    if verified.opening.findings:
+        yield _findings(verified)
+    else:
+        yield Text("The contract discloses no figures to this party.")
+    if verified.bundle:
+        yield Text(f"Model {verified.bundle.digest}")
+
+
+def _findings(verified: Verified) -> Table:
+    """One row for each of the party's own conditions."""
+    table = Table("condition", "metric", title="What the test found on this party's holdout", title_justify="left")
+    for column in ("own", "joint", "gain", "lower bound", "positives"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for finding in verified.opening.findings:
+        clause, measured = verified.contract.release[finding.clause], finding.measurement
+        metric = clause.metric_words() if isinstance(clause, Measured) else ""
+        if measured is None:
+            table.add_row(clause.kind, metric)
+            continue
+        lower = measured.joint_lower if clause.kind == "floor" else measured.gain_lower
+        figures = (_figure(each) for each in (measured.own, measured.joint))
+        table.add_row(
+            clause.kind, metric, *figures, _figure(measured.gain, "+"), _figure(lower, "+"), str(measured.positives)
+        )
+    return table
+
+
+def _figure(value: float | None, sign: str = "") -> str:
+    return "undefined" if value is None else f"{value:{sign}.4f}"
+
+
+def _scores(bundle: Bundle, rows: Prepared) -> Float32Vector:
+    """The score of every row, with a progress bar on stderr."""
+    if rows.names != bundle.manifest.features:
+        raise EscrowError("bundle-invalid", "The model's features are not those of the contract's schema.")
+    parts = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Scoring", total=len(rows))
+        for start in range(0, len(rows), CHUNK):
+            parts.append(bundle.scores(rows.features[start : start + CHUNK]))
+            progress.advance(task, len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def _columns(rows: Prepared, scores: Float32Vector, schema: Schema) -> Any:
+    """The Arrow table that is written."""
+    names = schema.columns
+    found: dict[str, Any] = {
+        names.time: rows.times,
+        names.group: rows.groups,
+        names.terminal: rows.terminals,
+        names.amount: rows.amounts,
+    }
+    if SCORE in found:
+        raise EscrowError("table-invalid", f"A column of the schema is called {SCORE!r}, as the result must be.")
+    return pa.table({**found, SCORE: scores})
+
+
+def _writable(out: Path, table: Path) -> None:
+    """Refuse now what would fail after minutes of work."""
+    if out.suffix.lower() not in {".parquet", ".csv"}:
+        raise EscrowError("file-unwritable", f"{out.name} ends neither in .parquet nor in .csv.")
+    if out.is_dir() or not out.parent.is_dir():
+        raise EscrowError("file-unwritable", f"{out} cannot be written: no such directory, or it is one.")
+    if out.exists() and table.exists() and out.samefile(table):
+        raise EscrowError("file-unwritable", f"{out} is the table itself.", "Name another file for the scores.")
+
+
+def _write(out: Path, table: Any) -> None:
+    """All or nothing: a reader never sees half a file."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        if out.suffix.lower() == ".csv":
+            csv.write_csv(table, partial)
+        else:
+            pq.write_table(table, partial, compression="zstd")
+        partial.replace(out)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise EscrowError("file-unwritable", f"{out} cannot be written: {error.strerror or error}.") from None
