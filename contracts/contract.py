@@ -179,7 +179,7 @@ class Contract(Term):
         if clause.baseline == "incumbent" and contribution.incumbent is None:
             raise ValueError(f"release[{number}]: {clause.party} has committed no incumbent model")
         if isinstance(self.computation, JointTraining):
-            tail = self.alpha(clause) * self.computation.replicates
+            tail = round(self.alpha(clause) * self.computation.replicates, 6)  # 1 − .9975 is a little below .0025
             if tail < MIN_TAIL:
                 raise ValueError(
                     f"release[{number}]: confidence {clause.confidence:g} over {self.limits.runs} runs leaves "

@@ -11,7 +11,7 @@ from contracts.errors import EscrowError
 from contracts.records import Entry, Key, Record, Records
 from contracts.rules import apply, authority
 from contracts.signing import Envelope, verify
-from contracts.statements import LedgerOpened, read
+from contracts.statements import LedgerOpened, Statement, read
 from contracts.transparency import Tree, leaf_hash
 
 _HEAD, _TIME, _END = b'{"envelope":', b',"time":', b"}"
@@ -47,7 +47,13 @@ def read_leaf(data: bytes) -> Leaf:
 
 
 def checked(
-    records: Records, envelope: Envelope, *, index: int, time: int, key: str | None = None
+    records: Records,
+    envelope: Envelope,
+    *,
+    index: int,
+    time: int,
+    key: str | None = None,
+    statement: Statement | None = None,
 ) -> tuple[Entry, tuple[Record, ...]]:
     """The entry an envelope makes and the records it changes, every rule applied and the signature verified first.
 
@@ -57,8 +63,9 @@ def checked(
         index: its place on the ledger.
         time: the escrow's clock, whole seconds since 1970.
         key: the pinned public key of the ledger, if the first entry is to be checked against one.
+        statement: what `read` gave for the envelope's payload, if it was read before.
     """
-    statement = read(envelope.payload)
+    statement = read(envelope.payload) if statement is None else statement
     if isinstance(statement, LedgerOpened) and key not in (None, statement.public_key):
         raise EscrowError("ledger-tampered", "The ledger was opened with another key than the pinned one.")
     verify(envelope, authority(records, statement))

@@ -121,7 +121,7 @@ def _looks_left(contract: Contract, deposit: DepositRecord) -> None:
     most = contract.limits.looks
     if most is not None and deposit.stated.part == "holdout" and deposit.looks >= most:
         raise refused(
-            f"{deposit.looks} runs over {deposit.stated.party}'s holdout were started; the contract allows {most}.",
+            f"{deposit.stated.party}'s holdout has been run over {deposit.looks} times; the contract allows {most}.",
             "looks-exhausted",
         )
 
@@ -212,9 +212,7 @@ def _run_started(records: Records, statement: st.RunStarted, entry: Entry) -> Ch
     if limits.not_before and entry.time < limits.not_before.timestamp():
         raise refused("The contract may not run yet.", "contract-early")
     if statement.run != case.run + 1 or statement.run > limits.runs:
-        raise refused(
-            f"Run {statement.run} cannot start: {case.run} of {limits.runs} runs were started.", "runs-exhausted"
-        )
+        raise refused(f"Run {statement.run} cannot start after {case.run} of {limits.runs} runs.", "runs-exhausted")
     for contribution in case.contract.contributions:
         holdout = deposit_record(records, contribution.holdout.commitment)
         _looks_left(case.contract, holdout)

@@ -14,6 +14,7 @@ Source: https://github.com/secure-systems-lab/dsse (protocol.md, envelope.md).
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Final, NamedTuple, Protocol, Self
 
@@ -208,6 +209,10 @@ class Envelope:
 
     def to_bytes(self) -> bytes:
         """The envelope's one form in bytes: DSSE's JSON envelope, canonical."""
+        return self._form
+
+    @cached_property
+    def _form(self) -> bytes:
         signatures = [{"keyid": each.key_id, "sig": encode_base64(each.sig)} for each in self.signatures]
         payload = encode_base64(self.payload)
         return canonical({"payload": payload, "payloadType": self.payload_type, "signatures": signatures})

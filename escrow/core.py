@@ -1,22 +1,23 @@
 """The escrow's verbs: admit, submit, deposit, view, run, collect.
 
-`Core` is the coordinator; `Core.session(name)` is what one authenticated caller may do, as `contracts.api` has it. Who a
-caller is was settled before a session is made (by the host program here, by mutual TLS over a network), it is an
+`Core` is the coordinator; `Core.session(name)` is what one authenticated caller may do, as `contracts.api` has it. Who
+a caller is was settled before a session is made (by the host program here, by mutual TLS over a network), it is an
 attribute of that session alone, and every statement must be signed by that party besides.
 """
 
-import json
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from pydantic import ValidationError
+
 from contracts import statements as st
 from contracts.api import CaseView, DepositView, EscrowView, PartyView, Receipt
-from contracts.canonical import encode_base64
+from contracts.canonical import encode_base64, parse
 from contracts.capabilities import Capabilities, require_supported
+from contracts.contract import problems
 from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, State
 from contracts.records import (
@@ -28,13 +29,15 @@ from contracts.records import (
     deposit_record,
     party_record,
 )
-from contracts.signing import Ed25519Signer, Envelope, Signer, sign, verify
+from contracts.signing import Envelope, Signer, sign, verify
 from contracts.statements import ByEscrow, ByParty, EnrolmentRequest, Statement, read
 from contracts.status import turn
 from contracts.transparency import parse_note
+from escrow import home
 from escrow.ledger import Appended, Ledger
 from escrow.runs import Progress, Runs, key_name, silent
 from escrow.runtime.base import Limits, Runtime
+from escrow.turns import Turns
 from escrow.vault import Vault
 
 ENTRIES_AT_MOST = 1000
@@ -56,8 +59,10 @@ class Core:
     ledger: Ledger
     vault: Vault
     runtime: Runtime
+    lock: home.Lock
     now: Callable[[], int] = clock
     limits: Limits = field(default_factory=Limits)
+    turns: Turns = field(default_factory=Turns)
 
     @classmethod
     def create(cls, directory: Path, origin: str, runtime: Runtime, *, now: Callable[[], int] = clock) -> Self:
@@ -66,14 +71,7 @@ class Core:
         Raises:
             EscrowError: `escrow-exists` if the directory holds one.
         """
-        key = directory / "key.pem"
-        if key.exists():
-            raise EscrowError("escrow-exists", f"{directory} holds an escrow.")
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        signer = Ed25519Signer.from_seed(secrets.token_bytes(32))
-        (directory / "escrow.json").write_text(json.dumps({"origin": origin, "public-key": signer.public}) + "\n")
-        key.touch(mode=0o600)
-        key.write_bytes(signer.to_pem())
+        home.make(directory, origin)
         return cls.open(directory, runtime, now=now)
 
     @classmethod
@@ -81,26 +79,31 @@ class Core:
         """The escrow of a directory, with what a crash left cleaned up and the ledger's first statement made sure.
 
         Raises:
-            EscrowError: `escrow-missing` if the directory holds none.
+            EscrowError: `escrow-missing` if the directory holds none, `escrow-busy` if another process serves it.
         """
-        signer, origin = open_key(directory)
-        core = cls(
-            directory,
-            origin,
-            signer,
-            Ledger(f"sqlite:///{directory / 'ledger.db'}"),
-            Vault(directory / "vault"),
-            runtime,
-            now,
-        )
-        core.recover()
+        signer, origin = home.open_key(directory)
+        lock = home.lock(directory)
+        try:
+            ledger = Ledger(f"sqlite:///{directory / home.LEDGER}")
+            core = cls(directory, origin, signer, ledger, Vault(directory / "vault"), runtime, lock, now)
+            core.recover()
+        except BaseException:
+            lock.release()
+            raise
         return core
 
     @property
     def runs(self) -> Runs:
         """The runs of this escrow."""
         return Runs(
-            self.ledger, self.vault, self.runtime, self.directory / "runs", self.origin, self.state, self.limits
+            ledger=self.ledger,
+            vault=self.vault,
+            runtime=self.runtime,
+            folder=self.directory / "runs",
+            origin=self.origin,
+            state=self.state,
+            turns=self.turns,
+            limits=self.limits,
         )
 
     @property
@@ -112,6 +115,7 @@ class Core:
         """End what runs and give everything back."""
         self.runtime.close()
         self.ledger.close()
+        self.lock.release()
 
     def recover(self) -> None:
         """After a start: finish whatever the ledger says was begun. Idempotent."""
@@ -134,7 +138,11 @@ class Core:
         Raises:
             EscrowError: `key-mismatch` if the request was signed with another key.
         """
-        asked = EnrolmentRequest.model_validate_json(request.payload)
+        try:
+            asked = EnrolmentRequest.model_validate(parse(request.payload))
+        except ValidationError as error:
+            wrong = "; ".join(problems(error))
+            raise EscrowError("document-invalid", f"The request is not valid: {wrong}.") from None
         verify(request, asked.public_key)
         if request.key_id != fingerprint:
             raise EscrowError("key-mismatch", "The request was signed with another key than the one you compared.")
@@ -193,25 +201,14 @@ class Core:
             self.state(st.RunKeyOpened(ledger=self.origin, contract=case.digest, recipient=recipient))
         elif case.ended and not case.key_erased:
             self.runs.clean(case)
+        elif case.state is State.APPROVED and case.run:
+            self.runs.discard(case)
 
     def _receipt(self, appended: Appended, envelope: Envelope) -> Receipt:
         head = self.head()
         size = parse_note(head, {self.origin: self.signer.public}).size
         proof = tuple(each.hex() for each in self.ledger.inclusion(appended.index, size))
         return Receipt(index=appended.index, time=appended.time, envelope=envelope.digest, head=head, proof=proof)
-
-
-def open_key(directory: Path) -> tuple[Ed25519Signer, str]:
-    """The escrow's signer and the origin of its ledger.
-
-    Raises:
-        EscrowError: `escrow-missing` if the directory holds no escrow.
-    """
-    try:
-        about = json.loads((directory / "escrow.json").read_text())
-        return Ed25519Signer.from_pem((directory / "key.pem").read_bytes()), str(about["origin"])
-    except (OSError, ValueError, KeyError):
-        raise EscrowError("escrow-missing", f"{directory} holds no escrow.") from None
 
 
 @dataclass(frozen=True)

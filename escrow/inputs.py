@@ -80,7 +80,12 @@ def source(vault: Vault, key: Unlocked) -> Callable[[BinaryIO], None]:
 
     def write(file: BinaryIO) -> None:
         hashed = _Hashed(file)
-        vault.unseal(key.blob, key.identity, hashed)
+        try:
+            vault.unseal(key.blob, key.identity, hashed)
+        except EscrowError as error:
+            if error.code != "vault-sealed":
+                raise
+            raise EscrowError("key-refused", "An approval does not open its party's deposit.") from None
         if commitment(key.salt, hashed.digest()) != key.commitment:
             raise EscrowError("commitment-mismatch", "A deposit is not what its commitment says.")
 

@@ -92,20 +92,16 @@ def _prepare(contract: Contract, run: int) -> tuple[StageJob, ...]:  # noqa: ARG
 
 def _baseline(contract: Contract, run: int) -> tuple[StageJob, ...]:
     computation = _training(contract)
-    models = [_plain(spec) for spec in computation.candidates()]
-    common = _common(contract, run) | {"role": "party", "models": models, "select-days": computation.select_days}
-    return tuple(
-        StageJob(
-            c.party,
-            common | {"party": c.party},
-            {"train.parquet": _part(c, "train")},
-            {"baseline.json": f"{c.party}/baseline.json"}
-            | {f"baseline/{name}": f"{c.party}/{name}" for name in MODEL_FILES},
-        )
-        for c in sorted(
-            contract.contributions, key=lambda c: -c.train.rows
-        )  # the longest first, so that none waits for it
-    )
+    parties = sorted(c.party for c in contract.contributions)
+    spec = _common(contract, run) | {
+        "role": "party",
+        "parties": parties,
+        "models": [_plain(each) for each in computation.candidates()],
+        "select-days": computation.select_days,
+    }
+    inputs = {f"{c.party}/train.parquet": _part(c, "train") for c in contract.contributions}
+    names = [f"{party}/{name}" for party in parties for name in (*MODEL_FILES, "baseline.json")]
+    return (StageJob("own", spec, inputs, {name: name for name in names}),)
 
 
 def _train(contract: Contract, run: int) -> tuple[StageJob, ...]:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import pyrage
 from pyrage import x25519
@@ -16,6 +17,8 @@ from pyrage import x25519
 from contracts.canonical import canonical, commitment, derive, digest
 from contracts.errors import EscrowError
 from escrow.vault import unseal_bytes
+
+_NOTED: Final = ".package"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class RunStore:
             raise EscrowError("evidence-mismatch", f"The outputs of stage {stage} are not those on the ledger.")
         return files
 
+    def note(self, blob: str) -> None:
+        """Remember a package that is about to go into the vault, so that one that is never released can be removed."""
+        self.root.mkdir(parents=True, mode=0o700, exist_ok=True)
+        _write(self.root / f"{blob.removeprefix('sha256:')}{_NOTED}", b"")
+
     def salt(self, *purpose: str) -> bytes:
         """32 bytes for one commitment, secret while the run key is."""
         parts = (self.identity, self.root.name, *purpose)
@@ -71,6 +79,11 @@ class RunStore:
 def contract_folder(root: Path, contract: str) -> Path:
     """Where the runs of a contract keep their outputs."""
     return root / contract.removeprefix("sha256:")
+
+
+def noted(root: Path, contract: str) -> list[str]:
+    """The packages that runs of a contract have made, by digest."""
+    return [f"sha256:{path.name.removesuffix(_NOTED)}" for path in contract_folder(root, contract).glob(f"*/*{_NOTED}")]
 
 
 def _file_name(name: str) -> str:

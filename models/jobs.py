@@ -57,13 +57,13 @@ class CheckJob(_Job):
 
 
 class PartyJob(_Training):
-    """A party's best own model.
+    """Each party's best own model, from its rows alone. One worker makes them all: loading torch takes longer.
 
-    Input: `train.parquet`. Results: `baseline/`, a bundle, and `baseline.json`, the candidate that was taken.
+    Inputs: `PARTY/train.parquet`. Results: `PARTY/`, a bundle, and in it `baseline.json`, the candidate that was taken.
     """
 
     role: Literal["party"]
-    party: Name
+    parties: Annotated[tuple[Name, ...], Field(min_length=1)]
     models: Annotated[tuple[Spec, ...], Field(min_length=1)]
     select_days: Annotated[int, Field(strict=True, ge=1, le=366)]
 

@@ -253,46 +253,52 @@ def test_zero_and_minus_zero_are_the_same_amount() -> None:
 
 
 def party_job(models: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
-    job = {"role": "party", "party": "north", "models": models, "select-days": 5, "schema": SCHEMA}
+    job = {"role": "party", "parties": ["north"], "models": models, "select-days": 5, "schema": SCHEMA}
     return {**job, "seed": SEED, "contract": CONTRACT, **changes}
 
 
-@pytest.fixture
-def alone(place: Path) -> Path:
-    (place / "inputs" / "north" / "train.parquet").rename(place / "inputs" / "train.parquet")
-    return place
+def taken(place: Path, job: dict[str, Any]) -> Any:
+    """Which candidate north's own model became."""
+    work(place, job)
+    return json.loads((place / "results" / "north" / "baseline.json").read_bytes())
 
 
-def test_the_better_candidate_becomes_the_baseline_and_learns_from_all_rows(alone: Path) -> None:
+def test_the_better_candidate_becomes_the_baseline_and_learns_from_all_rows(place: Path) -> None:
     idle = {"family": "logistic", "epochs": 1, "batch": 65536, "learning-rate": 0.00001}
-    found = work(alone, party_job([idle, LOGISTIC]))
-    assert found["baseline.json"] == LOGISTIC
-    chosen = bundle.load(alone / "results" / "baseline")
+    assert taken(place, party_job([idle, LOGISTIC])) == LOGISTIC
+    chosen = bundle.load(place / "results" / "north")
     assert chosen.manifest.trained_for == CONTRACT
-    only = work(alone, party_job([LOGISTIC]))
-    assert only["baseline.json"] == LOGISTIC
-    train = read_prepared(alone / "inputs" / "train.parquet")
-    again = bundle.load(alone / "results" / "baseline")
+    assert taken(place, party_job([LOGISTIC])) == LOGISTIC
+    train = read_prepared(place / "inputs" / "north" / "train.parquet")
+    again = bundle.load(place / "results" / "north")
     np.testing.assert_array_equal(again.scores(train.features), chosen.scores(train.features))
 
 
 @pytest.mark.parametrize("part", ["last days", "days before", "all fraud in the last days"])
-def test_without_frauds_to_compare_by_the_first_candidate_is_taken(alone: Path, part: str) -> None:
-    path = alone / "inputs" / "train.parquet"
+def test_without_frauds_to_compare_by_the_first_candidate_is_taken(place: Path, part: str) -> None:
+    path = place / "inputs" / "north" / "train.parquet"
     rows = read_prepared(path)
     late = rows.times >= np.datetime64("2025-03-16")
     labels = rows.labels.copy()
     labels[~late if part == "days before" else late] = part == "all fraud in the last days"
     write_prepared(path, replace(rows, labels=labels))
     first = {"family": "logistic", "epochs": 1}
-    assert work(alone, party_job([first, LOGISTIC]))["baseline.json"] == first
+    assert taken(place, party_job([first, LOGISTIC])) == first
 
 
-def test_a_party_without_any_fraud_cannot_train(alone: Path) -> None:
-    path = alone / "inputs" / "train.parquet"
+def test_each_party_learns_from_its_own_rows_alone(place: Path) -> None:
+    work(place, party_job([LOGISTIC], parties=["north", "corner"]))
+    together = {party: (place / "results" / party / "model.onnx").read_bytes() for party in ("north", "corner")}
+    for party, graph in together.items():
+        work(place, party_job([LOGISTIC], parties=[party]))
+        assert (place / "results" / party / "model.onnx").read_bytes() == graph
+
+
+def test_a_party_without_any_fraud_cannot_train(place: Path) -> None:
+    path = place / "inputs" / "north" / "train.parquet"
     rows = read_prepared(path)
     write_prepared(path, replace(rows, labels=np.zeros_like(rows.labels)))
-    assert failure(alone, party_job([LOGISTIC])) == "training-failed"
+    assert failure(place, party_job([LOGISTIC])) == "training-failed"
 
 
 # pooled, aggregate
@@ -492,7 +498,7 @@ def test_a_metric_that_does_not_exist_is_refused(judged: Path, change: dict[str,
         {**party_job([LOGISTIC]), "comment": "an unknown key"},
         {**party_job([])},
         {**party_job([LOGISTIC]), "threads": 0},
-        {**party_job([LOGISTIC]), "party": "../north"},
+        {**party_job([LOGISTIC]), "parties": ["../north"]},
         joint_job("pooled", parties={"../north": 700}),
         joint_job("pooled", parties={"north": "700"}),
         joint_job("pooled", method={"name": "fedavg"}),
