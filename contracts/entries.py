@@ -94,7 +94,7 @@ def replay(leaves: Iterable[bytes], *, key: str | None = None) -> Replayed:
             envelope, time = read_leaf(data)
             _, changed = checked(records, envelope, index=index, time=time, key=key)
         except EscrowError as error:
-            raise EscrowError("ledger-tampered", f"Entry {index} is refused: {error.message} [{error.code}]") from error
+            raise EscrowError("ledger-tampered", f"Entry {index} is refused ({error.code}): {error.message}") from error
         if time < clock:
             raise EscrowError("ledger-tampered", f"Entry {index} is earlier than the entry before it.")
         clock = time

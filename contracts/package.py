@@ -3,7 +3,9 @@
 Both sides write and read it by these names: the escrow's `release` and the bank's.
 """
 
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import StringConstraints
 
 from contracts.canonical import canonical, commitment, digest
 from contracts.gate import Decision, Finding
@@ -14,12 +16,15 @@ LIMITS: Final = {CONTRACT: 4 << 20, CARD: 1 << 20, OPENING: 16 << 20, GRAPH: 64 
 """Names of a package's files and the most bytes of each. Who receives no model gets neither card nor model."""
 
 
+Salt = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Opening(Term):
     """What opens the commitments on the ledger to one party: its own findings, and the model if it receives it."""
 
     findings: tuple[Finding, ...]
-    findings_salt: str | None = None  # hex
-    model_salt: str | None = None
+    findings_salt: Salt | None = None
+    model_salt: Salt | None = None
 
     def payload(self) -> bytes:
         """Canonical JSON."""

@@ -1,1 +1,1 @@
-"""TODO door plate."""
+"""The coordinator's side: ledger, vault, runs, runtimes."""

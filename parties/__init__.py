@@ -1,1 +1,1 @@
-"""TODO door plate."""
+"""A bank's side: keys, deposits, the client, and what it does with a release."""

@@ -9,13 +9,17 @@ import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
-from pyrage import x25519
+from pydantic import TypeAdapter, ValidationError
+from pyrage import IdentityError, x25519
 
 from contracts.errors import EscrowError
 from contracts.signing import Ed25519Signer, Envelope, Signer, SignerRegistry, sign
 from contracts.statements import EnrolmentRequest, Role
+from contracts.terms import Name
+
+_NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,16 @@ class Identity:
         """Make new keys in `home`.
 
         Raises:
-            EscrowError: `home-exists` if keys are there already.
+            EscrowError: `home-exists` if keys are there already, `document-invalid` for a name that no ledger takes.
         """
+        try:
+            _NAME.validate_python(name)
+        except ValidationError:
+            raise EscrowError(
+                "document-invalid",
+                f"{name!r} cannot be a party's name.",
+                "Use up to 32 lower-case letters, digits and hyphens, a letter first.",
+            ) from None
         if (home / "party.json").exists():
             raise EscrowError("home-exists", f"{home} holds a party's keys already.")
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,9 +72,10 @@ class Identity:
             about = json.loads((home / "party.json").read_text())
             name, uri = str(about["name"]), str(about["signer"])
             age = x25519.Identity.from_str((home / "age.key").read_text())
-        except (OSError, ValueError, KeyError):
+            signer = signers(home).open(uri)
+        except (OSError, ValueError, KeyError, TypeError, IdentityError):
             raise EscrowError("home-missing", f"{home} holds no party's keys.") from None
-        return cls(name, signers(home).open(uri), age)
+        return cls(name, signer, age)
 
     def request(self, ledger: str, role: Role = "party") -> Envelope:
         """The signed request to be admitted to a ledger; the operator compares `signer.key_id` with the party."""

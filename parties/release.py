@@ -20,10 +20,10 @@ from contracts.archive import unpack
 from contracts.canonical import canonical, decode_base64, digest, encode_base64, parse
 from contracts.clauses import Outcome
 from contracts.contract import Contract
-from contracts.entries import Leaf, read_leaf
+from contracts.entries import Leaf, checked, read_leaf
 from contracts.errors import EscrowError
 from contracts.package import Opening, bound, findings_digest
-from contracts.signing import key_id, public_bytes, verify
+from contracts.records import Key, Record, case_record
 from contracts.statements import Statement, read
 from contracts.terms import Term
 from contracts.transparency import Checkpoint, leaf_hash, parse_note, verify_inclusion
@@ -105,15 +105,21 @@ def _receipt(client: Client, contract: str) -> LedgerReceipt:
 
 
 def _belongs(statement: Statement, contract: Contract, name: str) -> bool:
-    if isinstance(statement, st.LedgerOpened):
-        return True
-    if isinstance(statement, st.PartyAdmitted):
-        return statement.request.name in contract.names()
-    if isinstance(statement, st.RuleMade):
-        return statement.party in contract.names()
-    if isinstance(statement, st.ContractProposed):
-        return statement.contract.digest() == name
-    return getattr(statement, "contract", None) == name
+    match statement:
+        case st.LedgerOpened():
+            return True
+        case st.PartyAdmitted():
+            return statement.request.name in contract.names()
+        case st.PartyRevoked():
+            return statement.name in contract.names()
+        case st.RuleMade() | st.RuleRevoked():
+            return statement.party in contract.names()
+        case st.DataDeposited() | st.DataRevoked():
+            return statement.commitment in contract.commitments()
+        case st.ContractProposed():
+            return statement.contract.digest() == name
+        case _:
+            return getattr(statement, "contract", None) == name
 
 
 def _checkpoint(note: str, escrow: Pinned) -> Checkpoint:
@@ -127,9 +133,11 @@ def verify_release(folder: Path, identity: Identity, escrow: Pinned, told: Told 
     """Verify a fetched release, offline, step by step.
 
     1. The receipt's checkpoint is signed by the pinned escrow.
-    2. Every statement of the receipt stands on the ledger under that checkpoint, signed by whom it must be.
+    2. Every statement of the receipt stands on the ledger under that checkpoint, signed by whom it must be, and the law
+       permits it after those before it: `contracts.rules` decides here as it did at the escrow.
     3. The contract in the package is the one that was proposed.
-    4. Every party of the contract approved these exact bytes with the key the contract names.
+    4. Every party of the contract approved these exact bytes with the key the contract names, or with that of a
+       standing rule it made (whether the rule covers the contract, only a replay of the whole ledger tells).
     5. The verdict on the ledger is `released`, and the release followed it.
     6. The package is the one the release names for this party, and its files are what it holds.
     7. The party's own findings are those bound by the verdict, and its every clause holds on them.
@@ -142,7 +150,7 @@ def verify_release(folder: Path, identity: Identity, escrow: Pinned, told: Told 
     head = _checkpoint(receipt.head, escrow)
     told((1, f"checkpoint of {head.origin}, {head.size} entries, signed by the pinned escrow"))
     statements = list(_proven(receipt, head, escrow))
-    told((2, f"{len(statements)} statements stand on the ledger, each signed by its signer"))
+    told((2, f"{len(statements)} statements stand on the ledger, signed by whom they must be, and are lawful"))
     files = _files(folder)
     contract = _the_contract(statements, files)
     told((3, f"contract {contract.digest()}"))
@@ -182,9 +190,8 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _proven(receipt: LedgerReceipt, head: Checkpoint, escrow: Pinned) -> Iterator[tuple[Leaf, Statement]]:
-    """The receipt's statements in the order of the ledger, each proven and its signature verified."""
-    keys: dict[str, str] = {}
-    rules: dict[tuple[str, str], str] = {}
+    """The receipt's statements in the order of the ledger, each proven, its signature verified and the law applied."""
+    records: dict[Key, Record] = {}
     last = -1
     for entry in receipt.entries:
         if entry.index <= last:
@@ -197,36 +204,30 @@ def _proven(receipt: LedgerReceipt, head: Checkpoint, escrow: Pinned) -> Iterato
         statement = read(leaf.envelope.payload)
         if statement.ledger != escrow.ledger:
             raise _invalid("A statement of the receipt is meant for another ledger.")
-        verify(leaf.envelope, _signing_key(statement, keys, rules, escrow))
-        if isinstance(statement, st.PartyAdmitted):
-            keys[statement.request.name] = statement.request.public_key
-        if isinstance(statement, st.RuleMade):
-            rules[statement.party, statement.digest()] = statement.key
+        for record in _lawful(records, leaf, statement, entry.index, escrow):
+            records[record.key()] = record
         yield leaf, statement
 
 
-def _signing_key(statement: Statement, keys: dict[str, str], rules: dict[tuple[str, str], str], escrow: Pinned) -> str:
-    if not isinstance(statement, st.ByParty):
-        return escrow.public_key
-    rule = getattr(statement, "rule", None)
-    key = keys.get(statement.party) if rule is None else rules.get((statement.party, rule))
-    if key is None:
-        raise _invalid(f"The receipt does not say with which key {statement.party} signs.")
-    return key
+def _lawful(
+    records: dict[Key, Record], leaf: Leaf, statement: Statement, index: int, escrow: Pinned
+) -> tuple[Record, ...]:
+    """What the statement changes; a run without every approval and a release without its verdict have their own codes."""
+    if isinstance(statement, st.RunStarted) and (missing := case_record(records, statement.contract).missing()):
+        raise EscrowError("approval-missing", f"The receipt holds no approval of {missing[0]}.")
+    try:
+        _, changed = checked(records, leaf.envelope, index=index, time=leaf.time, key=escrow.public_key)
+    except EscrowError as error:
+        if isinstance(statement, st.RunReleased) and error.code == "state-refused":
+            raise EscrowError("not-released", "The ledger holds no verdict that the release follows.") from None
+        raise
+    return changed
 
 
 def _the_contract(statements: list[tuple[Leaf, Statement]], files: dict[str, bytes]) -> Contract:
     proposed = [s.contract for _, s in statements if isinstance(s, st.ContractProposed)]
     if len(proposed) != 1 or files.get(package.CONTRACT) != proposed[0].canonical():
         raise _invalid("The contract in the package is not the one that was proposed.")
-    keys = {
-        s.request.name: key_id(public_bytes(s.request.public_key))
-        for _, s in statements
-        if isinstance(s, st.PartyAdmitted)
-    }
-    for party in proposed[0].parties:
-        if keys.get(party.name) != party.key:
-            raise _invalid(f"{party.name}'s key on the ledger is not the one the contract names.")
     return proposed[0]
 
 
@@ -236,9 +237,6 @@ def _approved_by_all(contract: Contract, statements: list[tuple[Leaf, Statement]
     for name in contract.names():
         if name not in approved:
             raise EscrowError("approval-missing", f"The receipt holds no approval of {name}.")
-    for _, statement in statements:
-        if isinstance(statement, st.ContractRejected | st.ContractHalted | st.ContractWithdrawn):
-            raise _invalid(f"{statement.party} ended the contract: {statement.kind}.")
 
 
 def _decision(contract: Contract, statements: list[tuple[Leaf, Statement]]) -> tuple[st.RunDecided, st.RunReleased]:

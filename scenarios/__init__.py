@@ -1,1 +1,1 @@
-"""TODO door plate."""
+"""Simulated banks, hostile parties, the demo and the benchmarks."""

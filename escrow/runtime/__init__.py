@@ -1,1 +1,1 @@
-"""TODO door plate."""
+"""Executors of jobs."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 from pyarrow import csv
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.progress import Progress
 from rich.table import Table
@@ -31,7 +32,7 @@ from parties.release import Step, Verified, summary, verify_release
 
 SCORE: Final = "score"
 
-app = application(help="Verify a released model, and score transactions with it.")
+app = application()
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR")]
 Home = Annotated[
@@ -84,7 +85,7 @@ def score(
     scores = _scores(bundle, rows)
     _write(out, _columns(rows, scores, schema))
     data = {"contract": verified.contract.digest(), "model": bundle.digest, "rows": len(rows), "out": str(out)}
-    return Answer(data, printable(f"{len(rows)} rows scored with {bundle.digest}\nWritten to {out}"))
+    return Answer(data, printable(f"{len(rows)} rows scored, written to {out}\nModel {bundle.digest}"))
 
 
 def _verified(directory: Path, home: Path | None) -> tuple[Verified, list[Step]]:
@@ -112,8 +113,10 @@ def _page(verified: Verified) -> Iterator[RenderableType]:
 
 def _findings(verified: Verified) -> Table:
     """One row for each of the party's own conditions."""
-    table = Table("condition", "metric", title="What the test found on this party's holdout", title_justify="left")
-    for column in ("own", "joint", "gain", "lower bound", "positives"):
+    title = "What the test found on this party's holdout"
+    style: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "title_justify": "left"}
+    table = Table("condition", "metric", title=title, **style)
+    for column in ("own", "joint", "gain", "lower\nbound", "positives"):
         table.add_column(column, justify="right", no_wrap=True)
     for finding in verified.opening.findings:
         clause, measured = verified.contract.release[finding.clause], finding.measurement
@@ -138,7 +141,8 @@ def _scores(bundle: Bundle, rows: Prepared) -> Float32Vector:
     if rows.names != bundle.manifest.features:
         raise EscrowError("bundle-invalid", "The model's features are not those of the contract's schema.")
     parts = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Scoring", total=len(rows))
         for start in range(0, len(rows), CHUNK):
             parts.append(bundle.scores(rows.features[start : start + CHUNK]))
