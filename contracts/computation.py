@@ -37,9 +37,9 @@ class MlpSpec(Term):
 
     family: Literal["mlp"] = "mlp"
     hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=4)] = (64, 32)
-    epochs: Epochs = 24
+    epochs: Epochs = 12
     batch: Batch = 1024
-    learning_rate: Rate = 0.003
+    learning_rate: Rate = 0.01
     weight_decay: Penalty = 0.0001
 
     @property
@@ -72,7 +72,7 @@ class Federated(Term):
     """Rounds of local training whose updates are combined."""
 
     name: Literal["fedavg", "fedprox", "fedadam", "median", "trimmed-mean"]
-    rounds: Annotated[int, Field(ge=1, le=1000)] = 24
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 12
     local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
 
 

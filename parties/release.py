@@ -106,20 +106,19 @@ def _receipt(client: Client, contract: str) -> LedgerReceipt:
 
 def _belongs(statement: Statement, contract: Contract, name: str) -> bool:
     match statement:
-        case st.LedgerOpened():
-            return True
         case st.PartyAdmitted():
-            return statement.request.name in contract.names()
+            found = statement.request.name in contract.names()
         case st.PartyRevoked():
-            return statement.name in contract.names()
+            found = statement.name in contract.names()
         case st.RuleMade() | st.RuleRevoked():
-            return statement.party in contract.names()
+            found = statement.party in contract.names()
         case st.DataDeposited() | st.DataRevoked():
-            return statement.commitment in contract.commitments()
+            found = statement.commitment in contract.commitments()
         case st.ContractProposed():
-            return statement.contract.digest() == name
+            found = statement.contract.digest() == name
         case _:
-            return getattr(statement, "contract", None) == name
+            found = isinstance(statement, st.LedgerOpened) or getattr(statement, "contract", None) == name
+    return found
 
 
 def _checkpoint(note: str, escrow: Pinned) -> Checkpoint:
@@ -137,7 +136,7 @@ def verify_release(folder: Path, identity: Identity, escrow: Pinned, told: Told 
        permits it after those before it: `contracts.rules` decides here as it did at the escrow.
     3. The contract in the package is the one that was proposed.
     4. Every party of the contract approved these exact bytes with the key the contract names, or with that of a
-       standing rule it made (whether the rule covers the contract, only a replay of the whole ledger tells).
+       standing rule that covers the contract.
     5. The verdict on the ledger is `released`, and the release followed it.
     6. The package is the one the release names for this party, and its files are what it holds.
     7. The party's own findings are those bound by the verdict, and its every clause holds on them.
@@ -212,7 +211,7 @@ def _proven(receipt: LedgerReceipt, head: Checkpoint, escrow: Pinned) -> Iterato
 def _lawful(
     records: dict[Key, Record], leaf: Leaf, statement: Statement, index: int, escrow: Pinned
 ) -> tuple[Record, ...]:
-    """What the statement changes; a run without every approval and a release without its verdict have their own codes."""
+    """What the statement changes; a run without approvals and a release without its verdict have their own codes."""
     if isinstance(statement, st.RunStarted) and (missing := case_record(records, statement.contract).missing()):
         raise EscrowError("approval-missing", f"The receipt holds no approval of {missing[0]}.")
     try:

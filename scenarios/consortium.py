@@ -22,10 +22,10 @@ from parties.identity import Identity
 ORIGIN = "escrow.example/ledger"
 MODELS: Mapping[str, dict[str, Any]] = {
     "logistic": {"family": "logistic"},
-    "mlp": {"family": "mlp"},
+    "mlp": {"family": "mlp", "epochs": 24},
     "boosted": {"family": "boosted"},
 }
-METHODS: Mapping[str, dict[str, Any]] = {"pooled": {"name": "pooled"}, "fedavg": {"name": "fedavg"}}
+METHODS: Mapping[str, dict[str, Any]] = {"pooled": {"name": "pooled"}, "fedavg": {"name": "fedavg", "rounds": 24}}
 
 
 @dataclass
@@ -115,7 +115,8 @@ class Consortium:
             },
             "recipients": [{"party": name} for name in names],
             "release": [
-                {"kind": "gain", "party": name, "metric": "average-precision", "more-than": 0.0} for name in names
+                {"kind": "gain", "party": name, "metric": "average-precision", "more-than": 0.0, "min-positives": 30}
+                for name in names
             ],
             "limits": {"expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ")},
         }

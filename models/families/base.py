@@ -1,4 +1,4 @@
-"""A model family: its parameters (a contract's `ModelSpec`), how it trains (`Family`, `Federated`), what it yields (`Model`).
+"""A model family: its parameters (`ModelSpec`), how it trains (`Family`, `Federated`) and what it yields (`Model`).
 
 Rules enforced here:
 1. The vocabulary of parameters is closed: an unknown family or key, a wrong type or value is `model-invalid`.

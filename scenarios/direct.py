@@ -1,0 +1,61 @@
+"""The same training without an escrow: what somebody who was given everyone's tables would run.
+
+The yardstick of `overhead` and `accuracy`: the same functions as the workers use, called directly in one process, with
+the same seeds' roles: each bank's own model for comparison, the joint model, and their scores on each holdout.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from contracts.metrics import Metric, Rows, measure
+from models.families.base import Model, make, make_federated
+from models.table import Prepared
+
+AP = Metric("average-precision")
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A bank's prepared tables."""
+
+    train: Prepared
+    holdout: Prepared
+
+
+def average_precision(model: Model, holdout: Prepared) -> float:
+    """The average precision of a model's scores."""
+    rows = Rows.of(holdout.labels, holdout.groups, holdout.amounts, holdout.times)
+    return measure(AP, rows, model.scores(holdout.features))
+
+
+def own_models(banks: Mapping[str, Bank], spec: Mapping[str, Any], seed: int) -> dict[str, Model]:
+    """Each bank's model of its own rows."""
+    family = make(spec)
+    return {name: family.fit(bank.train.features, bank.train.labels, seed=seed) for name, bank in banks.items()}
+
+
+def pooled_model(banks: Mapping[str, Bank], spec: Mapping[str, Any], seed: int) -> Model:
+    """One model of all rows, the banks in the order of their names."""
+    tables = [banks[name].train for name in sorted(banks)]
+    X = np.concatenate([table.features for table in tables])
+    y = np.concatenate([table.labels for table in tables])
+    return make(spec).fit(X, y, seed=seed)
+
+
+def averaged_model(banks: Mapping[str, Bank], spec: Mapping[str, Any], method: Mapping[str, Any], seed: bytes) -> Model:
+    """One model by federated averaging over Flower's messages, all banks in this process."""
+    from models.federated.client import party_app  # noqa: PLC0415 - Flower is slow to import
+    from models.federated.grid import LocalGrid  # noqa: PLC0415
+    from models.federated.rounds import fit_federated  # noqa: PLC0415
+
+    family = make_federated(spec)
+    apps = {
+        name: party_app(family, bank.train.features, bank.train.labels, party=name, seed=seed)
+        for name, bank in sorted(banks.items())
+    }
+    rows = {name: len(bank.train) for name, bank in banks.items()}
+    width = next(iter(banks.values())).train.features.shape[1]
+    return fit_federated(LocalGrid(apps), family, method, rows, features=width, seed=seed)

@@ -1,0 +1,192 @@
+"""The demo's work: worlds played from keys to verdict, and the envelope that tells of them."""
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from contracts.errors import EscrowError
+from contracts.schema import Columns
+from escrow.runtime.process import memory_root
+from scenarios import plot, worlds
+from scenarios.consortium import METHODS, MODELS, Consortium
+from scenarios.play import Played, Stopwatch, Tell, Watching, play
+from scenarios.worlds import World
+
+RELEASED_WORLD, WITHHELD_WORLD = "fraud-type-skew", "no-gain"
+STAGES = ("deposit", "approve", "prepare", "baseline", "train", "evaluate", "decide", "release", "verify")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the command line asks for."""
+
+    model: str
+    method: str
+    seed: int
+
+
+def chosen(model: str | None, method: str | None, seed: int) -> Choice:
+    """The model and method asked for; what is left open follows from the other.
+
+    Raises:
+        EscrowError: `usage` for a model or method that does not exist, or that do not go together.
+    """
+    for what, value, known in (("model", model, MODELS), ("method", method, METHODS)):
+        if value is not None and value not in known:
+            raise EscrowError("usage", f"There is no {what} {value!r}.", f"Use one of: {', '.join(known)}.")
+    model = model or "mlp"
+    method = method or ("pooled" if model == "boosted" else "fedavg")
+    if model == "boosted" and method == "fedavg":
+        raise EscrowError("usage", "Trees have no parameters to average.", "Use --method pooled with --model boosted.")
+    if seed < 0:
+        raise EscrowError("usage", "A seed is 0 or more.")
+    return Choice(model, method, seed)
+
+
+def own_table(
+    data: Path,
+    columns: Mapping[str, str | None],
+    train_from: str | None,
+    *,
+    train_days: int,
+    delay_days: int,
+    test_days: int,
+    shares: str,
+    never: Sequence[str],
+    features: Sequence[str],
+    seed: int,
+) -> World:
+    """A user's own table as a world.
+
+    Raises:
+        EscrowError: `usage` for options that are missing or malformed, and all that `worlds.from_table` raises.
+    """
+    missing = [f"--{name}" for name, value in columns.items() if not value]
+    if not train_from:
+        missing.append("--train-from")
+    if missing or not train_from:
+        raise EscrowError("usage", f"With --data these options are needed too: {', '.join(missing)}.")
+    try:
+        first = datetime.strptime(train_from, "%Y-%m-%d").date()  # noqa: DTZ007 - a day of the table's own clock
+    except ValueError:
+        raise EscrowError("usage", f"--train-from {train_from!r} is not a date.", "Write it like 2018-07-04.") from None
+    try:
+        percents = [float(share) for share in shares.split(",")]
+    except ValueError:
+        raise EscrowError("usage", f"--shares {shares!r} are not numbers.", "Write them like 50,30,15,5.") from None
+    return worlds.from_table(
+        data,
+        columns=Columns.model_validate(columns),
+        train_from=first,
+        train_days=train_days,
+        test_days=test_days,
+        shares=percents,
+        seed=seed,
+        label_delay_days=delay_days,
+        never=never,
+        features=features,
+    )
+
+
+def known_world(name: str) -> None:
+    """Refuse the name of a world that does not exist.
+
+    Raises:
+        EscrowError: `usage`.
+    """
+    if name not in worlds.WORLDS:
+        raise EscrowError("usage", f"There is no world {name!r}.", f"Use one of: {', '.join(worlds.WORLDS)}.")
+
+
+def new_directory(keep: Path | None) -> Path:
+    """An empty directory for everything the demo makes.
+
+    Raises:
+        EscrowError: `usage` if the one asked for is not empty or cannot be made.
+    """
+    if keep is None:
+        return Path(tempfile.mkdtemp(prefix="escrow-demo-"))
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise EscrowError("usage", f"{keep} is not empty.", "Name a new directory with --keep.")
+    except OSError as error:
+        raise EscrowError("usage", f"{keep} cannot be made: {error.strerror}.") from None
+    return keep
+
+
+def run(
+    choice: Choice, directory: Path, *, world: str, own: World | None, tell: Tell, size: worlds.Size = "demo"
+) -> dict[str, Any]:
+    """Play the contracts and return the envelope's data."""
+    logging.getLogger("escrow").setLevel(logging.ERROR)  # the runtime's warning stands in the demo's own words
+    names = [] if own is not None else list(dict.fromkeys([world, WITHHELD_WORLD]))
+    made = [own] if own is not None else [worlds.build(name, seed=choice.seed, size=size) for name in names]
+    consortium = Consortium.create(directory, made[0].schema, runtime=Watching(memory_root(directory / "escrow")))
+    try:
+        played = [contract_of(each, consortium, choice, tell) for each in made]
+    finally:
+        consortium.core.close()
+    picture = plot.draw(played, directory / "gains.png")
+    return {
+        "directory": str(directory),
+        "plot": str(picture),
+        "model": choice.model,
+        "method": choice.method,
+        "seed": choice.seed,
+        "contracts": [described(each) for each in played],
+    }
+
+
+def contract_of(world: World, consortium: Consortium, choice: Choice, tell: Tell) -> Played:
+    """One world from deposits to verdict; banks that are not admitted yet make their keys first."""
+    watch = Stopwatch()
+    watch.begin("deposit")
+    tables = world.write(consortium.directory / "tables" / world.name)
+    for bank in world.banks:
+        tell("deposit", f"{bank} prepares, commits, encrypts and deposits")
+        if bank not in consortium.banks:
+            consortium.join(bank)
+        consortium.deposit(bank, tables[bank])
+    watch.end("deposit")
+    return play(
+        consortium,
+        world.name,
+        model=MODELS[choice.model],
+        method=METHODS[choice.method],
+        title=f"Joint card-fraud model, {world.name}",
+        watch=watch,
+        tell=tell,
+    )
+
+
+def described(played: Played) -> dict[str, Any]:
+    """One contract of the envelope."""
+    parties = {}
+    for name, row in played.rows.items():
+        found = row.measurement
+        parties[name] = {
+            "own": found and found.own,
+            "joint": found and found.joint,
+            "gain": found and found.gain,
+            "lower_bound": found and found.gain_lower,
+            "positives": found and found.positives,
+            "clause": row.clause,
+            "finding": row.outcome,
+            "holds": row.outcome == "holds",
+        }
+    first = next(iter(played.bundles.values()), None)
+    return {
+        "contract": played.contract.digest(),
+        "world": played.world,
+        "verdict": played.verdict,
+        "code": played.code,
+        "parties": parties,
+        "stages": {stage: round(played.stages[stage], 3) for stage in STAGES if stage in played.stages},
+        "bundle": str(first) if first else None,
+        "verified": played.verified,
+    }

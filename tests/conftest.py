@@ -1,0 +1,153 @@
+"""Consortia for the tests of the escrow, the banks' side and the attacks on both.
+
+Whole runs use real child processes of the real runtime with a worker that trains in a blink (`escrow/quick_worker.py`).
+"""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from contracts.canonical import parse
+from contracts.errors import EscrowError
+from contracts.gate import Decision, Evidence, decide
+from escrow.runtime.base import Job, Output
+from escrow.runtime.process import ProcessRuntime
+from parties.release import fetch
+from scenarios import tiny
+from scenarios.consortium import Consortium
+
+WORKER = Path(__file__).parent / "escrow" / "quick_worker.py"
+
+
+class QuickRuntime(ProcessRuntime):
+    """The process runtime with the quick worker; keeps the evidence, as an operator without sealing could."""
+
+    def __init__(self, root: Path, *, capacity: int = 2) -> None:
+        super().__init__(root, command=(sys.executable, str(WORKER)), packages=(), capacity=capacity)
+        self.evidence: dict[str, dict[str, object]] = {}
+
+    def collect(self, job: Job) -> Mapping[str, Output]:
+        found = super().collect(job)
+        if job.spec["role"] == "evaluate":
+            document = parse(found["evidence.json"].read())
+            assert isinstance(document, dict)
+            self.evidence[str(job.spec["contract"])] = document
+        return found
+
+
+def decision(consortium: Consortium, digest: str, *, run: int = 1) -> Decision:
+    """What the run's evidence says, which nobody but the operator of an unsealed escrow can know."""
+    runtime = consortium.core.runtime
+    assert isinstance(runtime, QuickRuntime)
+    evidence = Evidence.model_validate({**runtime.evidence[digest], "run": run})
+    return decide(consortium.core.runs.case(digest).contract, evidence, run=run)
+
+
+@contextmanager
+def refusal(code: str) -> Iterator[None]:
+    with pytest.raises(EscrowError) as caught:
+        yield
+    assert caught.value.code == code, caught.value.message
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[[str], AbstractContextManager[None]]:
+    """`with refused(code):` what stands under it is refused with that code."""
+    return refusal
+
+
+@pytest.fixture(scope="session")
+def outcome() -> Callable[..., Decision]:
+    return decision
+
+
+@pytest.fixture
+def clock() -> tiny.Clock:
+    return tiny.Clock()
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[QuickRuntime]:
+    with QuickRuntime(tmp_path / "jobs") as runtime:
+        yield runtime
+
+
+Found = Callable[..., Consortium]
+
+
+@pytest.fixture
+def found(tmp_path: Path, runtime: QuickRuntime, clock: tiny.Clock) -> Iterator[Found]:
+    """Makes a consortium of two banks, or of others, with tables of their own."""
+    made: list[Consortium] = []
+
+    def make(**others: object) -> Consortium:
+        given: dict[str, object] = {"banks": ("north", "harbour"), **others}
+        made.append(tiny.founded(tmp_path / "consortium", runtime, clock, **given))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for consortium in made:
+        consortium.core.close()
+
+
+@pytest.fixture
+def consortium(found: Found) -> Consortium:
+    """Two banks, nothing proposed."""
+    return found()
+
+
+@pytest.fixture(scope="session")
+def _played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A contract of two banks that was released, and one that was withheld."""
+    folder = tmp_path_factory.mktemp("played")
+    with QuickRuntime(folder / "jobs") as runtime:
+        consortium = tiny.founded(folder / "consortium", runtime, tiny.Clock(), banks=("north", "harbour"))
+        released = tiny.approved(consortium)
+        assert consortium.core.run(released).state == "released"
+        for name, bank in consortium.banks.items():
+            fetch(bank, released, folder / "releases" / name)
+        beyond = [
+            {"kind": "gain", "party": "north", "metric": "average-precision", "more-than": 0.0},
+            {"kind": "floor", "party": "harbour", "metric": "average-precision", "at-least": 0.999},
+        ]
+        withheld = tiny.approved(consortium, release=beyond)
+        assert consortium.core.run(withheld).state == "withheld"
+        consortium.core.close()
+    (folder / "released").write_text(released)
+    (folder / "withheld").write_text(withheld)
+    return folder
+
+
+class Played:
+    """A private copy of what was played: `consortium/`, `releases/NAME/`, and the contracts' digests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.escrow = folder / "consortium" / "escrow"
+        self.releases = folder / "releases"
+        self.released = (folder / "released").read_text()
+        self.withheld = (folder / "withheld").read_text()
+
+    def bank(self, name: str) -> Path:
+        return self.folder / "consortium" / "banks" / name
+
+    def heads(self) -> dict[str, str]:
+        return {path.parent.name: path.read_text() for path in self.folder.glob("consortium/banks/*/head.note")}
+
+
+@pytest.fixture
+def played(_played: Path, tmp_path: Path) -> Played:
+    shutil.copytree(_played, tmp_path / "played")
+    return Played(tmp_path / "played")
+
+
+@pytest.fixture
+def replayed(played: Played, runtime: QuickRuntime, clock: tiny.Clock) -> Iterator[Consortium]:
+    """The played consortium with its escrow started again."""
+    consortium = tiny.reopened(played.folder / "consortium", runtime, clock)
+    yield consortium
+    consortium.core.close()

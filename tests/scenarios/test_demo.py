@@ -1,0 +1,144 @@
+"""The demo as a user meets it: what it answers, what it leaves behind, and what it says of wrong options."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+import escrow.cli
+import parties.cli
+from scenarios import mainjob, screen, worlds
+from scenarios.play import quiet
+
+FIGURES = {"own", "joint", "gain", "lower_bound", "positives", "clause", "finding", "holds"}
+COLUMNS = ("--time", "When", "--label", "Bad", "--group", "Card", "--amount", "Sum", "--terminal", "Shop")
+DATES = ("--train-from", "2025-03-10", "--train-days", "28", "--delay-days", "7", "--test-days", "21")
+
+
+def told(argv: Sequence[str], capsys: pytest.CaptureFixture[str], program: Any = escrow.cli) -> dict[str, Any]:
+    """The one envelope that a command prints."""
+    code = program.main([*argv, "--format", "json"])
+    envelope: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert envelope["exit_code"] == code
+    return envelope
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    directory = tmp_path_factory.mktemp("demo")
+    choice = mainjob.chosen("boosted", None, 1)
+    return mainjob.run(choice, directory, world=mainjob.RELEASED_WORLD, own=None, tell=quiet, size="small")
+
+
+def test_the_first_contract_is_released_and_verified_and_the_second_withheld(kept: dict[str, Any]) -> None:
+    first, second = kept["contracts"]
+    assert (first["verdict"], first["verified"], second["verdict"], second["bundle"]) == (
+        "released",
+        True,
+        "withheld",
+        None,
+    )
+    for contract in (first, second):
+        assert list(contract["parties"]) == ["north", "harbour", "valley", "corner"]
+        for row in contract["parties"].values():
+            assert set(row) == FIGURES
+            assert row["gain"] == pytest.approx(row["joint"] - row["own"])
+            assert row["holds"] == (row["lower_bound"] > 0)
+    assert all(row["holds"] for row in first["parties"].values())
+    assert not all(row["holds"] for row in second["parties"].values())
+    assert set(first["stages"]) == set(mainjob.STAGES)
+    assert Path(kept["plot"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_kept_can_be_verified_offline(kept: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(["ledger", "verify", kept["directory"]], capsys)["status"] == "ok"
+    bundle = Path(kept["contracts"][0]["bundle"])
+    home = ["--home", str(bundle.parent.parent)]
+    assert told(["release", "verify", str(bundle), *home], capsys, parties.cli)["status"] == "ok"
+    (bundle / "model.onnx").write_bytes((bundle / "model.onnx").read_bytes() + b"\0")
+    refused = told(["release", "verify", str(bundle), *home], capsys, parties.cli)
+    assert (refused["status"], refused["exit_code"]) == ("error", 1)
+
+
+def test_people_see_a_line_for_each_bank_and_what_banks_are_told(kept: dict[str, Any]) -> None:
+    console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    with console.file:
+        console.print(screen.answer(kept).people)
+        text = console.export_text()
+    assert "NOT SEALED" in text
+    for bank in ("north", "harbour", "valley", "corner"):
+        assert sum(line.strip().startswith(f"{bank} ") for line in text.splitlines()) == 2
+    assert "Every bank was told: withheld. Nothing else" in text
+
+
+def own_file(path: Path) -> Path:
+    """A table with a user's own names and a column that would give the label away."""
+    world = worlds.build("quantity-skew", seed=3, size="small")
+    whole = pa.concat_tables(list(world.tables.values())).sort_by(world.schema.columns.time)
+    names = world.schema.columns
+    table = pa.table(
+        {
+            "When": whole[names.time],
+            "Bad": whole[names.label],
+            "Card": whole[names.group],
+            "Sum": whole[names.amount],
+            "Shop": whole[names.terminal],
+            "Scheme": np.asarray(whole[names.label]) * 3,
+        }
+    )
+    pq.write_table(table, path)
+    return path
+
+
+def test_a_users_own_table_is_split_and_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = own_file(tmp_path / "tx.parquet")
+    options = ["--data", str(file), *COLUMNS, *DATES, "--shares", "60,40", "--never", "Scheme", "--model", "boosted"]
+    envelope = told(["demo", *options, "--keep", str(tmp_path / "kept")], capsys)
+    [contract] = envelope["data"]["contracts"]
+    assert contract["world"] == "tx"
+    assert list(contract["parties"]) == ["north", "harbour"]
+    assert contract["verdict"] in ("released", "withheld")
+    assert (contract["bundle"] is not None) == contract["verified"] == (contract["verdict"] == "released")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--model", "forest"], "usage", "forest"),
+        (["--model", "boosted", "--method", "fedavg"], "usage", "average"),
+        (["--world", "atlantis"], "usage", "atlantis"),
+        (["--seed", "-1"], "usage", "seed"),
+        (["--time", "When"], "usage", "--data"),
+        (["--data", "{file}", "--time", "When"], "usage", "--label"),
+        (["--data", "{file}", *COLUMNS, *DATES, "--shares", "50,60"], "usage", "100"),
+        (["--data", "{file}", *COLUMNS, *DATES, "--shares", "half"], "usage", "half"),
+        (["--data", "{file}", *COLUMNS, *DATES[2:], "--train-from", "10.3.2025"], "usage", "10.3.2025"),
+        (["--data", "{file}", *COLUMNS, *DATES[2:], "--train-from", "2031-01-01"], "usage", "covers"),
+        (["--data", "{file}", *COLUMNS, *DATES, "--never", "Scheem"], "column-missing", "Scheem"),
+        (["--data", "{file}", *COLUMNS, *DATES, "--never", "Scheme", "--feature", "Scheme"], "usage", "Scheme"),
+        (["--data", "{file}", *COLUMNS[:-1], "Market", *DATES], "column-missing", "Market"),
+        (["--data", "nowhere.parquet", *COLUMNS, *DATES], "file-unreadable", "nowhere"),
+    ],
+)
+def test_wrong_options_get_one_sentence_and_leave_nothing(
+    options: list[str], code: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = own_file(tmp_path / "tx.parquet") if "{file}" in options else None
+    argv = ["demo", *(str(file) if word == "{file}" else word for word in options), "--keep", str(tmp_path / "kept")]
+    envelope = told(argv, capsys)
+    assert envelope["data"]["code"] == code
+    assert says in envelope["data"]["message"] + envelope["data"]["hint"]
+    assert envelope["data"]["hint"]
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_directory_with_something_in_it_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    assert told(["demo", "--keep", str(tmp_path)], capsys)["data"]["code"] == "usage"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
