@@ -76,9 +76,8 @@ def _title(contract: dict[str, Any]) -> Text:
 
 
 def _table(contract: dict[str, Any]) -> Table:
-    table = Table(
-        caption="average precision on each bank's own holdout, as the simulator saw it", caption_justify="left"
-    )
+    caption = "average precision on each bank's own holdout, as the simulator saw it"
+    table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("bank")
     for name in ("frauds", "own", "joint", "gain", "lower bound"):
         table.add_column(name, justify="right")
