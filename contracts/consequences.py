@@ -110,7 +110,8 @@ def _outcomes(contract: Contract) -> dict[str, str]:
 
 
 def _operator(contract: Contract) -> Iterator[str]:
-    yield "Before the last approval the operator holds ciphertext that it cannot read, and the counts stated above."
+    yield "Until a party approves, the operator holds ciphertext that it cannot read, and the counts stated above."
+    yield "An approval gives the escrow that party's keys; it opens nothing before everyone approved, but could."
     sealing = contract.computation.sealing
     if sealing == "none":
         yield "During the run nothing seals the workers: whoever controls the machine can read data and models."

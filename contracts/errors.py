@@ -99,7 +99,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "rule-unknown": Code(Exit.REFUSED, "Correct the standing rule's digest."),
         "rule-refused": Code(Exit.REFUSED, "Let the party itself sign, or make a rule that covers the contract."),
         "not-supported": Code(
-            Exit.REFUSED, "Remove the term; `escrow contract explain` lists what this escrow can do."
+            Exit.REFUSED, "Remove the term; `escrow contract validate` names every term that is not supported."
         ),
         "not-permitted": Code(Exit.REFUSED, "Ask the party that may; the contract names who receives what."),
         "not-released": Code(Exit.REFUSED, "Look at the contract's status; only a released contract can be collected."),

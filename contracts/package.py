@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from pydantic import StringConstraints
 
 from contracts.canonical import canonical, commitment, digest
+from contracts.contract import Contract
 from contracts.gate import Decision, Finding
 from contracts.terms import Commitment, Digest, Term
 
@@ -29,6 +30,11 @@ class Opening(Term):
     def payload(self) -> bytes:
         """Canonical JSON."""
         return canonical(self.model_dump(mode="json", by_alias=True))
+
+
+def shows_findings(contract: Contract, party: str) -> bool:
+    """Whether a release opens the party's own findings to it."""
+    return "own-finding" in contract.disclosure.released and contract.contribution(party) is not None
 
 
 def findings_digest(decision: Decision | tuple[Finding, ...], party: str) -> Digest:

@@ -7,7 +7,7 @@
 4. A standing rule covers its own function, deposits, recipients and clauses, so often, until it expires.
 5. A run starts only when everyone approved, within the contract's time, its run budget and its looks at each holdout.
    A look is counted when the run starts, so that two contracts at once cannot share the last one.
-6. Stages follow one another; a verdict needs all of them; a release needs the verdict, and the time again.
+6. Stages follow one another, in time; a verdict needs all of them; a release needs the verdict, and the time again.
 7. Terminal is terminal: then the run key is erased, once, and nothing else happens.
 """
 
@@ -227,8 +227,9 @@ def _current(records: Records, contract: str, run: int) -> CaseRecord:
     return case
 
 
-def _stage_completed(records: Records, statement: st.StageCompleted, entry: Entry) -> Changed:  # noqa: ARG001
+def _stage_completed(records: Records, statement: st.StageCompleted, entry: Entry) -> Changed:
     case = _current(records, statement.contract, statement.run)
+    _in_time(case, entry)
     done = len(case.stages)
     if case.state is not State.RUNNING or done == len(STAGES) or statement.stage != STAGES[done]:
         raise refused(f"Stage {statement.stage} is not the next one.", "state-refused")

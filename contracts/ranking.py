@@ -8,11 +8,13 @@ numbers in float32 below 2^24, in float64 above; ratios are always float64.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+
+if TYPE_CHECKING:  # scipy takes a fifth of a second, and most programs that know metrics measure nothing
+    from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
 
@@ -35,10 +37,10 @@ class Thresholds:
         sizes: (groups,) rows of each group.
     """
 
-    caught: csr_array
-    worth: csr_array
-    tied: csr_array
-    flagged: csr_array
+    caught: "csr_array"
+    worth: "csr_array"
+    tied: "csr_array"
+    flagged: "csr_array"
     sizes: NDArray[np.float32]
 
     @classmethod
@@ -54,7 +56,9 @@ class Thresholds:
         bins = np.repeat(np.cumsum(has_fraud) - has_fraud, lengths)  # thresholds above the row's block
         shape = (int(has_fraud.sum()), group_count)
 
-        def sums(values: NDArray[Any], kept: NDArray[np.bool_]) -> csr_array:
+        from scipy.sparse import csr_array  # noqa: PLC0415 - see above
+
+        def sums(values: NDArray[Any], kept: NDArray[np.bool_]) -> "csr_array":
             return csr_array((values[kept], (bins[kept], g[kept])), shape=shape)
 
         one = np.ones(len(y), dtype=np.float32)

@@ -75,12 +75,7 @@ def seal_stream(reader: Reader, writer: Writer, recipient: str) -> None:
 
     `vault-sealed` if the recipient is not one.
     """
-    try:
-        key = x25519.Recipient.from_str(recipient)
-    except pyrage.RecipientError as error:
-        raise EscrowError(
-            "vault-sealed", "This is not an age recipient.", "Give a key that starts with age1."
-        ) from error
+    key = recipient_of(recipient)
     guarded = _Guarded(reader, writer)
     with guarded:
         pyrage.encrypt_io(guarded, guarded, [key])
@@ -110,6 +105,16 @@ def unseal_bytes(ciphertext: bytes, identity: str) -> bytes:
     plaintext = BytesIO()
     unseal_stream(BytesIO(ciphertext), plaintext, identity)
     return plaintext.getvalue()
+
+
+def recipient_of(text: str) -> x25519.Recipient:
+    """Parse `age1…`; `vault-sealed` if it is not one."""
+    try:
+        return x25519.Recipient.from_str(text)
+    except pyrage.RecipientError:
+        raise EscrowError(
+            "vault-sealed", "This is not an age recipient.", "Give a key that starts with age1."
+        ) from None
 
 
 def identity_of(text: str) -> x25519.Identity:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from contracts import statements as st
 from contracts.api import CaseView, DepositView, EscrowView, PartyView, Receipt
 from contracts.canonical import encode_base64, parse
-from contracts.capabilities import Capabilities, require_supported
+from contracts.capabilities import require_supported
 from contracts.contract import problems
 from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, State
@@ -34,6 +34,7 @@ from contracts.statements import ByEscrow, ByParty, EnrolmentRequest, Statement,
 from contracts.status import turn
 from contracts.transparency import parse_note
 from escrow import home
+from escrow.age import recipient_of
 from escrow.ledger import Appended, Ledger
 from escrow.runs import Progress, Runs, key_name, silent
 from escrow.runtime.base import Limits, Runtime
@@ -106,11 +107,6 @@ class Core:
             limits=self.limits,
         )
 
-    @property
-    def able(self) -> Capabilities:
-        """What this escrow supports."""
-        return Capabilities(workers={self.runtime.sealing: self.runtime.worker()})
-
     def close(self) -> None:
         """End what runs and give everything back."""
         self.runtime.close()
@@ -125,6 +121,7 @@ class Core:
         for case in self.ledger.all("case"):
             if isinstance(case, CaseRecord):
                 self._settle(case)
+        self.expire()
 
     def state(self, statement: ByEscrow | Statement) -> Appended:
         """Sign a statement of the escrow and put it on the ledger."""
@@ -136,7 +133,8 @@ class Core:
         The operator compared the fingerprint with the party's over another channel.
 
         Raises:
-            EscrowError: `key-mismatch` if the request was signed with another key.
+            EscrowError: `key-mismatch` if the request was signed with another key, `vault-sealed` if nothing can be
+                encrypted to the party.
         """
         try:
             asked = EnrolmentRequest.model_validate(parse(request.payload))
@@ -146,6 +144,7 @@ class Core:
         verify(request, asked.public_key)
         if request.key_id != fingerprint:
             raise EscrowError("key-mismatch", "The request was signed with another key than the one you compared.")
+        recipient_of(asked.recipient)
         signature = encode_base64(request.signatures[0].sig)
         return self._receipt(
             self.state(st.PartyAdmitted(ledger=self.origin, request=asked, signature=signature)), request
@@ -197,12 +196,25 @@ class Core:
     def _settle(self, case: CaseRecord) -> None:
         """What the escrow owes a contract by itself: a run key when proposed, destruction when ended."""
         if case.state is State.PROPOSED:
-            recipient = self.vault.open_run_key(key_name(case.digest))
-            self.state(st.RunKeyOpened(ledger=self.origin, contract=case.digest, recipient=recipient))
+            self._open(case.digest)
         elif case.ended and not case.key_erased:
             self.runs.clean(case)
         elif case.state is State.APPROVED and case.run:
             self.runs.discard(case)
+
+    def _open(self, contract: str) -> None:
+        """Open the contract's run key, unless somebody ended the contract meanwhile."""
+        with self.turns.guard(contract):
+            if self.runs.case(contract).state is not State.PROPOSED:
+                return
+            recipient = self.vault.open_run_key(key_name(contract))
+            try:
+                self.state(st.RunKeyOpened(ledger=self.origin, contract=contract, recipient=recipient))
+            except EscrowError as error:
+                if (
+                    error.code != "state-refused"
+                ):  # the proposal stands; the key is erased with the contract's other things
+                    raise
 
     def _receipt(self, appended: Appended, envelope: Envelope) -> Receipt:
         head = self.head()
@@ -220,7 +232,7 @@ class Session:
 
     def info(self) -> EscrowView:
         """See `contracts.api.Escrow.info`."""
-        able = self.core.able
+        able = self.core.runs.able
         return EscrowView(
             ledger=self.core.origin,
             public_key=self.core.signer.public,
@@ -247,7 +259,7 @@ class Session:
     def _proposable(self, statement: st.ContractProposed) -> None:
         """Everything is refused now that would keep the contract from running later."""
         contract = statement.contract
-        require_supported(contract, self.core.able)
+        require_supported(contract, self.core.runs.able)
         records = self.core.ledger.records(*(Key("deposit", commitment) for commitment in contract.commitments()))
         for commitment in contract.commitments():
             stated = deposit_record(records, commitment).stated

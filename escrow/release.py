@@ -8,7 +8,7 @@ from contracts.canonical import commitment, digest
 from contracts.consequences import card
 from contracts.contract import Contract
 from contracts.gate import Decision
-from contracts.package import Opening, findings_digest
+from contracts.package import Opening, findings_digest, shows_findings
 from escrow.runstore import RunStore
 
 
@@ -28,10 +28,9 @@ def model_commitment(model: Mapping[str, bytes], store: RunStore) -> str:
 def packages(contract: Contract, decision: Decision, model: Mapping[str, bytes], store: RunStore) -> dict[str, bytes]:
     """The plain packages by party: the model for its recipients, own findings for those the contract shows them to."""
     receive = {recipient.party for recipient in contract.recipients}
-    shown = "own-finding" in contract.disclosure.released
     made = {}
     for name in contract.names():
-        own = shown and contract.contribution(name) is not None
+        own = shows_findings(contract, name)
         opening = Opening(
             findings=decision.of(name) if own else (),
             findings_salt=store.salt("findings", name).hex() if own else None,

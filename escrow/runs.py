@@ -4,7 +4,8 @@ What is done stands on the ledger, so a coordinator that was killed anywhere goe
 Rules:
 
 1. No statement on the ledger that permits it, no run: every step asks the ledger first, and the ledger refuses a stage
-   of a contract that was halted, expired or revoked meanwhile.
+   of a contract that was halted, expired or revoked meanwhile. No other code runs, and none sealed otherwise, than the
+   contract names: an escrow that was restarted may have both changed.
 2. A stage's outputs are kept before the ledger says so; a repeated stage replaces them with the same bytes.
 3. A worker's failure ends the run with a catalogued code. A failure of this machine (a full disk, say) ends nothing:
    the run stays under way and is resumed.
@@ -22,16 +23,17 @@ from typing import Final
 
 import pyrage
 from pydantic import ValidationError
-from pyrage import x25519
 
 from contracts import statements as st
 from contracts.canonical import digest, parse
+from contracts.capabilities import Capabilities, require_supported
 from contracts.errors import EscrowError
 from contracts.gate import Decision, Evidence, decide
 from contracts.lifecycle import State
 from contracts.proceedings import STAGES
 from contracts.records import CaseRecord, Key, PartyRecord, case_record
 from contracts.statements import Statement
+from escrow.age import recipient_of
 from escrow.inputs import Unlocked, source, unlocked
 from escrow.jobs import Deposited, StageJob, stage_jobs
 from escrow.ledger import Ledger
@@ -74,6 +76,11 @@ class Runs:
     turns: Turns
     limits: Limits = field(default_factory=Limits)
 
+    @property
+    def able(self) -> Capabilities:
+        """What this escrow supports."""
+        return Capabilities(workers={self.runtime.sealing: self.runtime.worker()})
+
     def case(self, contract: str) -> CaseRecord:
         """The contract as the ledger has it now."""
         return case_record(self.ledger.records(Key("case", contract)), contract)
@@ -83,11 +90,12 @@ class Runs:
 
         Raises:
             EscrowError: `state-refused` if the contract is neither approved nor under way, `runtime-busy` if another
-                thread runs it; nothing was started.
+                thread runs it, as `require_supported` if it names other code than would run; nothing was started.
         """
         with self.turns.running(contract):
             case = self.case(contract)
             if case.state is State.APPROVED:
+                require_supported(case.contract, self.able)
                 self.state(st.RunStarted(ledger=self.origin, contract=contract, run=case.run + 1))
                 case = self.case(contract)
             if case.state not in UNDER_WAY:
@@ -179,7 +187,7 @@ class Runs:
         record = self.ledger.records(Key("party", party))[Key("party", party)]
         if not isinstance(record, PartyRecord):
             raise TypeError(party)
-        blob = pyrage.encrypt(content, [x25519.Recipient.from_str(record.request.recipient)])
+        blob = pyrage.encrypt(content, [recipient_of(record.request.recipient)])
         store.note(digest(blob))
         return self.vault.put([blob], expected=digest(blob), limit=len(blob))
 
@@ -187,6 +195,7 @@ class Runs:
         self, case: CaseRecord, stages: Sequence[str], store: RunStore, progress: Progress
     ) -> dict[str, Outputs]:
         """Run the jobs of some stages, as many at once as there are places; their outputs by stage and name."""
+        require_supported(case.contract, self.able)
         keys = unlocked(case, self.ledger, self.vault.run_identity(key_name(case.digest)))
         waiting = [(stage, each) for stage in stages for each in stage_jobs(case.contract, stage, case.run)]
         jobs: dict[str, tuple[Job, StageJob]] = {}
@@ -273,18 +282,12 @@ class Runs:
 def _decision(case: CaseRecord, store: RunStore) -> Decision:
     """The decision that the run's evidence leads to."""
     files = store.get("evaluate", case.stages["evaluate"])
+    document = parse(files["evidence.json"])
     try:
-        evidence = Evidence.model_validate({**_object(files["evidence.json"]), "run": case.run})
+        evidence = Evidence.model_validate(document | {"run": case.run} if isinstance(document, dict) else document)
     except ValidationError as error:
         raise EscrowError("evidence-mismatch", "The worker's evidence is malformed.") from error
     return decide(case.contract, evidence, run=case.run)
-
-
-def _object(data: bytes) -> dict[str, object]:
-    document = parse(data)
-    if not isinstance(document, dict):
-        raise EscrowError("evidence-mismatch", "The worker's evidence is malformed.")
-    return document
 
 
 def _job_id(case: CaseRecord, stage: str, stage_job: StageJob) -> str:

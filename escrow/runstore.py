@@ -54,9 +54,10 @@ class RunStore:
             EscrowError: `evidence-mismatch` if they are not what the ledger's commitment `stated` binds.
         """
         folder = self.root / stage
-        files = {}
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            files[_output_name(path)] = unseal_bytes(path.read_bytes(), self.identity)
+        try:
+            files = {_output_name(path): unseal_bytes(path.read_bytes(), self.identity) for path in folder.iterdir()}
+        except FileNotFoundError:  # lost, or being destroyed because the contract has ended
+            files = {}
         if self._commitment(stage, files) != stated:
             raise EscrowError("evidence-mismatch", f"The outputs of stage {stage} are not those on the ledger.")
         return files

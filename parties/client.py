@@ -1,7 +1,7 @@
 """A bank's client: signs statements, seals keys, and talks to an escrow through `contracts.api.Escrow` alone.
 
 The same client serves in process and over the network: only the `escrow` object differs. It remembers the last head
-it saw and refuses a receipt whose proof does not hold.
+it saw, and refuses a head that does not continue it and a receipt whose proof does not hold.
 """
 
 import os
@@ -16,7 +16,7 @@ from contracts.entries import leaf
 from contracts.errors import EscrowError
 from contracts.signing import Envelope, key_id, public_bytes, sign
 from contracts.statements import ByParty
-from contracts.transparency import Checkpoint, leaf_hash, parse_note, verify_consistency, verify_inclusion
+from contracts.transparency import leaf_hash, verify_consistency, verify_inclusion
 from parties.deposit import Deposit, saved
 from parties.identity import Identity, Pinned, pin, pinned
 
@@ -53,20 +53,30 @@ class Client:
         return receipt
 
     def _witness(self, receipt: Receipt, envelope: Envelope) -> None:
-        escrow = pinned(self.home)
-        now = _checkpoint(receipt.head, escrow)
+        now = pinned(self.home).checkpoint(receipt.head)
         proof = [bytes.fromhex(each) for each in receipt.proof]
         verify_inclusion(leaf_hash(leaf(envelope, receipt.time)), receipt.index, now.size, proof, now.root)
+        self._remember(receipt.head)
+
+    def head(self) -> str:
+        """The ledger's head as a signed note; refused unless it continues the one this bank saw last."""
+        note = self.escrow.head()
+        self._remember(note)
+        return note
+
+    def _remember(self, note: str) -> None:
+        escrow = pinned(self.home)
+        now = escrow.checkpoint(note)
         path = self.home / "head.note"
         if path.exists():
-            before = _checkpoint(path.read_text(), escrow)
+            before = escrow.checkpoint(path.read_text())
             if now.size < before.size:
                 raise EscrowError("ledger-tampered", "The ledger is shorter than it was.")
             steps = [bytes.fromhex(each) for each in self.escrow.consistency(before.size, now.size)]
             verify_consistency(before.size, before.root, now.size, now.root, steps)
         partial = path.with_suffix(".partial")
         with partial.open("w") as file:
-            file.write(receipt.head)
+            file.write(note)
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
@@ -142,10 +152,3 @@ def directory_keys(escrow: Escrow) -> dict[str, str]:
     """Key ids of all admitted parties by name, for drawing up a contract."""
     found = (view for view in escrow.directory() if not view.revoked)
     return {view.request.name: key_id(public_bytes(view.request.public_key)) for view in found}
-
-
-def _checkpoint(note: str, escrow: Pinned) -> Checkpoint:
-    checkpoint = parse_note(note, {escrow.ledger: escrow.public_key})
-    if checkpoint.origin != escrow.ledger:
-        raise EscrowError("ledger-tampered", "The checkpoint is of another ledger.")
-    return checkpoint

@@ -18,6 +18,7 @@ from contracts.errors import EscrowError
 from contracts.signing import Ed25519Signer, Envelope, Signer, SignerRegistry, sign
 from contracts.statements import EnrolmentRequest, Role
 from contracts.terms import Name
+from contracts.transparency import Checkpoint, parse_note
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
@@ -28,6 +29,17 @@ class Pinned:
 
     ledger: str  # origin of its checkpoints
     public_key: str
+
+    def checkpoint(self, note: str) -> Checkpoint:
+        """The head that a note of this escrow states.
+
+        Raises:
+            EscrowError: as `parse_note`, or `ledger-tampered` for the head of another ledger.
+        """
+        found = parse_note(note, {self.ledger: self.public_key})
+        if found.origin != self.ledger:
+            raise EscrowError("ledger-tampered", "The checkpoint is of another ledger.")
+        return found
 
 
 @dataclass(frozen=True)

@@ -6,52 +6,34 @@ of standing on the ledger) and the package's own files. The escrow's key is the 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pyrage
-from pydantic import Field
 
 from contracts import package
 from contracts import statements as st
 from contracts.archive import unpack
-from contracts.canonical import canonical, decode_base64, digest, encode_base64, parse
+from contracts.canonical import canonical, digest, parse
 from contracts.clauses import Outcome
 from contracts.contract import Contract
-from contracts.entries import Leaf, checked, read_leaf
+from contracts.entries import Leaf
 from contracts.errors import EscrowError
-from contracts.package import Opening, bound, findings_digest
-from contracts.records import Key, Record, case_record
-from contracts.statements import Statement, read
-from contracts.terms import Term
-from contracts.transparency import Checkpoint, leaf_hash, parse_note, verify_inclusion
+from contracts.gate import measured_clauses
+from contracts.package import Opening, bound, findings_digest, shows_findings
+from contracts.statements import Statement
 from models.bundle import Bundle, load
 from parties.client import Client
-from parties.identity import Identity, Pinned, pinned
+from parties.identity import Identity, Pinned
+from parties.receipt import gathered, proven, read_receipt
 
 PACKAGE: Final = "package.age"
 RECEIPT: Final = "receipt.json"
-PAGE: Final = 1000
 
 Step = tuple[int, str]
 Told = Callable[[Step], None]
-
-
-class Proven(Term):
-    """A ledger entry with the proof that it stands there."""
-
-    index: int
-    leaf: str  # base64
-    proof: tuple[str, ...]  # hashes in hex
-
-
-class LedgerReceipt(Term):
-    """The statements a release rests on, proven in one head."""
-
-    head: str
-    entries: tuple[Proven, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -71,15 +53,17 @@ def fetch(client: Client, contract: str, into: Path) -> Path:
     """Collect, decrypt and lay out this party's package of a released contract, with its receipt; not verified yet.
 
     Raises:
-        EscrowError: `not-released`, or `release-invalid` if the package is not encrypted to this party.
+        EscrowError: `not-released`, `release-invalid` if the package is not encrypted to this party, or
+            `ledger-tampered`; nothing is kept.
     """
     blob = b"".join(client.escrow.collect(contract))
     files = _opened(blob, client.identity)
+    receipt = canonical(gathered(client, contract).model_dump(mode="json", by_alias=True))
     into.mkdir(mode=0o700, parents=True, exist_ok=True)
     (into / PACKAGE).write_bytes(blob)
     for name, content in files.items():
         (into / name).write_bytes(content)
-    (into / RECEIPT).write_bytes(canonical(_receipt(client, contract).model_dump(mode="json", by_alias=True)))
+    (into / RECEIPT).write_bytes(receipt)
     return into
 
 
@@ -90,44 +74,6 @@ def _opened(blob: bytes, identity: Identity) -> dict[str, bytes]:
         raise EscrowError("release-invalid", "The package is damaged or not encrypted to this party.") from None
 
 
-def _receipt(client: Client, contract: str) -> LedgerReceipt:
-    """Everything on the ledger that a release of `contract` rests on."""
-    head = client.escrow.head()
-    size = _checkpoint(head, pinned(client.home)).size
-    wanted = client.escrow.view(contract).contract
-    entries = []
-    for start in range(0, size, PAGE):
-        for offset, data in enumerate(client.escrow.entries(start, min(start + PAGE, size))):
-            if _belongs(read(read_leaf(data).envelope.payload), wanted, contract):
-                proof = client.escrow.inclusion(start + offset, size)
-                entries.append(Proven(index=start + offset, leaf=encode_base64(data), proof=proof))
-    return LedgerReceipt(head=head, entries=tuple(entries))
-
-
-def _belongs(statement: Statement, contract: Contract, name: str) -> bool:
-    match statement:
-        case st.PartyAdmitted():
-            found = statement.request.name in contract.names()
-        case st.PartyRevoked():
-            found = statement.name in contract.names()
-        case st.RuleMade() | st.RuleRevoked():
-            found = statement.party in contract.names()
-        case st.DataDeposited() | st.DataRevoked():
-            found = statement.commitment in contract.commitments()
-        case st.ContractProposed():
-            found = statement.contract.digest() == name
-        case _:
-            found = isinstance(statement, st.LedgerOpened) or getattr(statement, "contract", None) == name
-    return found
-
-
-def _checkpoint(note: str, escrow: Pinned) -> Checkpoint:
-    checkpoint = parse_note(note, {escrow.ledger: escrow.public_key})
-    if checkpoint.origin != escrow.ledger:
-        raise EscrowError("release-invalid", "The receipt's checkpoint is of another ledger.")
-    return checkpoint
-
-
 def verify_release(folder: Path, identity: Identity, escrow: Pinned, told: Told = unheard) -> Verified:
     """Verify a fetched release, offline, step by step.
 
@@ -135,25 +81,26 @@ def verify_release(folder: Path, identity: Identity, escrow: Pinned, told: Told 
     2. Every statement of the receipt stands on the ledger under that checkpoint, signed by whom it must be, and the law
        permits it after those before it: `contracts.rules` decides here as it did at the escrow.
     3. The contract in the package is the one that was proposed.
-    4. Every party of the contract approved these exact bytes with the key the contract names, or with that of a
-       standing rule that covers the contract.
+    4. Every party of the contract approved these exact bytes with the key the contract names (this party's own is the
+       one it holds), or with that of a standing rule that covers the contract.
     5. The verdict on the ledger is `released`, and the release followed it.
     6. The package is the one the release names for this party, and its files are what it holds.
-    7. The party's own findings are those bound by the verdict, and its every clause holds on them.
+    7. The party's own findings, if the contract shows them to it, are those bound by the verdict: one for its every
+       clause, each of which holds.
     8. The model is the one bound by the release, for this contract, and opens safely.
 
     Raises:
         EscrowError: of the first step that fails, with a code of its own kind; the release must not be used.
     """
-    receipt = _read_receipt(folder)
-    head = _checkpoint(receipt.head, escrow)
+    receipt = read_receipt(_read(folder / RECEIPT))
+    head = escrow.checkpoint(receipt.head)
     told((1, f"checkpoint of {head.origin}, {head.size} entries, signed by the pinned escrow"))
-    statements = list(_proven(receipt, head, escrow))
+    statements = list(proven(receipt, head, escrow))
     told((2, f"{len(statements)} statements stand on the ledger, signed by whom they must be, and are lawful"))
     files = _files(folder)
     contract = _the_contract(statements, files)
     told((3, f"contract {contract.digest()}"))
-    _approved_by_all(contract, statements)
+    _approved_by_all(contract, statements, identity)
     told((4, f"approved by {', '.join(contract.names())}"))
     decided, released = _decision(contract, statements)
     told((5, "verdict released"))
@@ -177,50 +124,8 @@ def _read(path: Path) -> bytes:
         raise EscrowError("file-unreadable", f"{path} cannot be read.") from None
 
 
-def _read_receipt(folder: Path) -> LedgerReceipt:
-    try:
-        return LedgerReceipt.model_validate(parse(_read(folder / RECEIPT)))
-    except ValueError:
-        raise _invalid("The receipt is malformed.") from None
-
-
 def _files(folder: Path) -> dict[str, bytes]:
     return {name: _read(folder / name) for name in package.LIMITS if (folder / name).exists()}
-
-
-def _proven(receipt: LedgerReceipt, head: Checkpoint, escrow: Pinned) -> Iterator[tuple[Leaf, Statement]]:
-    """The receipt's statements in the order of the ledger, each proven, its signature verified and the law applied."""
-    records: dict[Key, Record] = {}
-    last = -1
-    for entry in receipt.entries:
-        if entry.index <= last:
-            raise _invalid("The receipt's statements are not in the ledger's order.")
-        last = entry.index
-        data = decode_base64(entry.leaf)
-        proof = [bytes.fromhex(each) for each in entry.proof]
-        verify_inclusion(leaf_hash(data), entry.index, head.size, proof, head.root)
-        leaf = read_leaf(data)
-        statement = read(leaf.envelope.payload)
-        if statement.ledger != escrow.ledger:
-            raise _invalid("A statement of the receipt is meant for another ledger.")
-        for record in _lawful(records, leaf, statement, entry.index, escrow):
-            records[record.key()] = record
-        yield leaf, statement
-
-
-def _lawful(
-    records: dict[Key, Record], leaf: Leaf, statement: Statement, index: int, escrow: Pinned
-) -> tuple[Record, ...]:
-    """What the statement changes; a run without approvals and a release without its verdict have their own codes."""
-    if isinstance(statement, st.RunStarted) and (missing := case_record(records, statement.contract).missing()):
-        raise EscrowError("approval-missing", f"The receipt holds no approval of {missing[0]}.")
-    try:
-        _, changed = checked(records, leaf.envelope, index=index, time=leaf.time, key=escrow.public_key)
-    except EscrowError as error:
-        if isinstance(statement, st.RunReleased) and error.code == "state-refused":
-            raise EscrowError("not-released", "The ledger holds no verdict that the release follows.") from None
-        raise
-    return changed
 
 
 def _the_contract(statements: list[tuple[Leaf, Statement]], files: dict[str, bytes]) -> Contract:
@@ -230,7 +135,9 @@ def _the_contract(statements: list[tuple[Leaf, Statement]], files: dict[str, byt
     return proposed[0]
 
 
-def _approved_by_all(contract: Contract, statements: list[tuple[Leaf, Statement]]) -> None:
+def _approved_by_all(contract: Contract, statements: list[tuple[Leaf, Statement]], identity: Identity) -> None:
+    if any(ref.name == identity.name and ref.key != identity.signer.key_id for ref in contract.parties):
+        raise _invalid("The contract names another key for this party than its own.")
     digest_ = contract.digest()
     approved = {s.party for _, s in statements if isinstance(s, st.ContractApproved) and s.contract == digest_}
     for name in contract.names():
@@ -259,6 +166,10 @@ def _opening(files: dict[str, bytes], party: str, contract: Contract, decided: s
         opening = Opening.model_validate(parse(files.get(package.OPENING, b"")))
     except ValueError:
         raise _invalid("The package's opening is malformed.") from None
+    shown = shows_findings(contract, party)
+    due = [number for number, clause in measured_clauses(contract).items() if shown and clause.party == party]
+    if (opening.findings_salt is not None) != shown or [str(finding.clause) for finding in opening.findings] != due:
+        raise _invalid("The package does not hold one finding for each condition of this party.")
     if opening.findings_salt is None:
         return opening
     content = findings_digest(opening.findings, party)

@@ -22,10 +22,10 @@ from parties.identity import Identity
 ORIGIN = "escrow.example/ledger"
 MODELS: Mapping[str, dict[str, Any]] = {
     "logistic": {"family": "logistic"},
-    "mlp": {"family": "mlp", "epochs": 24},
+    "mlp": {"family": "mlp", "epochs": 32},
     "boosted": {"family": "boosted"},
 }
-METHODS: Mapping[str, dict[str, Any]] = {"pooled": {"name": "pooled"}, "fedavg": {"name": "fedavg", "rounds": 24}}
+METHODS: Mapping[str, dict[str, Any]] = {"pooled": {"name": "pooled"}, "fedavg": {"name": "fedavg", "rounds": 32}}
 
 
 @dataclass

@@ -100,12 +100,13 @@ def _business_at_corner(draft: Draft) -> Draft:
     return draft.keep(~(draft.past & (kind == yet_to_meet)))
 
 
-def _few_terminals_and_much_fraud(parameters: Parameters) -> Parameters:
-    """So that corner recognises its compromised terminals by itself, and has much that elsewhere a thief would do."""
+def _faint_terminals_and_much_fraud(parameters: Parameters) -> Parameters:
+    """Elsewhere a thief's payments are surer signs than a terminal, where fewer than half of the payments are fraud."""
     return replace(
         parameters,
         terminals=7 * parameters.terminals // 10,
         terminal_days=35,
+        terminal_share=0.4,
         terminal_frauds=1.3 * parameters.terminal_frauds,
         stolen_numbers=1.7 * parameters.stolen_numbers,
         takeovers=1.4 * parameters.takeovers,
@@ -124,14 +125,14 @@ WORLDS: Final[Mapping[str, Recipe]] = MappingProxyType(
         "quantity-skew": Recipe(
             "The banks differ in size only: 50, 30, 15 and 5 % of the cards.",
             "open",
-            "The small banks gain, but the largest knows nearly all there is to know by itself.",
+            "The largest bank has least to gain, and the smallest has few frauds to prove its gain with.",
             (50, 30, 15, 5),
             _as_it_is,
         ),
         "feature-shift": Recipe(
             "The banks' amounts are in four currencies and their customers live by different hours.",
             "open",
-            "The same amount means something else at each bank, which costs about as much as more rows bring.",
+            "The same amount means something else at each bank, which can cost more than the others' rows bring.",
             (25, 25, 25, 25),
             _other_countries,
         ),
@@ -146,9 +147,9 @@ WORLDS: Final[Mapping[str, Recipe]] = MappingProxyType(
             "At corner, a bank for business cards, payments that are fraud elsewhere are ordinary.",
             "withheld",
             "The other three gain, but the joint model takes corner's customers for thieves.",
-            (34, 26, 20, 20),
+            (36, 28, 20, 16),
             _business_at_corner,
-            _few_terminals_and_much_fraud,
+            _faint_terminals_and_much_fraud,
         ),
     }
 )

@@ -22,7 +22,11 @@ def draw(played: Sequence[Played], path: Path) -> Path:
     )
     for panel, contract in zip(axes[0], played, strict=True):
         _panel(panel, contract)
-    figure.supxlabel("gain in average precision over the bank's own model, with one-sided 95 % bounds", color=INK)
+    figure.supxlabel(
+        "gain in average precision over the bank's own model, with one-sided bounds; dark: what the clause asks",
+        color=INK,
+        fontsize=9,
+    )
     figure.savefig(path, dpi=130, facecolor=PAPER)
     plt.close(figure)
     return path

@@ -4,8 +4,8 @@ Rules:
 1. Every card belongs to exactly one bank; terminals serve the cards of all banks.
 2. A world is a country of `scenarios.generator` and a history that treats its banks differently; a name, a size and a
    seed give the same tables. What the banks may not know of each other stands in `why`, never in a table.
-3. Fraud is 2 to 4 % of the rows of a demo world and about three times that in a small one, far above a real bank's
-   0.1 %, so that tests on few rows have power. A holdout's labels are always the truth.
+3. Fraud is 2 to 4 % of the rows of a demo world and 5 to 11 % of those of a small one, far above a real bank's 0.1 %,
+   so that tests on few rows have power. A holdout's labels are always the truth.
 """
 
 import csv

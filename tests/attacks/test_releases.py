@@ -1,6 +1,7 @@
 """A release is altered, exchanged, forged, or made against the verdict; the bank's own verification tells."""
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from contracts import package
 from contracts import statements as st
 from contracts.archive import pack, unpack
 from contracts.canonical import canonical, decode_base64, parse
+from contracts.clauses import Outcome
 from contracts.entries import read_leaf
 from contracts.errors import EscrowError
 from contracts.gate import decide
@@ -18,8 +20,10 @@ from contracts.signing import Ed25519Signer
 from contracts.statements import read
 from contracts.transparency import Checkpoint, sign_note
 from escrow import home
+from escrow.release import packages
 from parties.identity import Identity, pinned
-from parties.release import Verified, _receipt, fetch, verify_release
+from parties.receipt import gathered
+from parties.release import Verified, fetch, verify_release
 from scenarios import hostile, tiny
 
 FILES = ("package.age", "receipt.json", "contract.json", "opening.json", "card.md", "model.onnx", "model.json")
@@ -167,7 +171,7 @@ def _fetched(bank: Any, contract: str, blob: bytes, folder: Path) -> Path:
     (folder / "package.age").write_bytes(blob)
     for name, content in unpack(pyrage.decrypt(blob, [bank.identity.age]), package.LIMITS).items():
         (folder / name).write_bytes(content)
-    document = _receipt(bank, contract).model_dump(mode="json", by_alias=True)
+    document = gathered(bank, contract).model_dump(mode="json", by_alias=True)
     (folder / "receipt.json").write_bytes(canonical(document))
     return folder
 
@@ -188,6 +192,88 @@ def test_a_verdict_against_the_findings_is_seen_by_the_bank_it_is_about(
     with refused("release-invalid"):
         verify_release(fetch(north, contract, tmp_path / "north"), north.identity, pinned(north.home))
     verify_release(fetch(harbour, contract, tmp_path / "harbour"), harbour.identity, pinned(harbour.home))
+
+
+@pytest.mark.parametrize("how", ["dropped", "closed"])
+def test_an_operator_that_hides_the_failed_finding_is_seen_too(
+    consortium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any, how: str
+) -> None:
+    """The operator turns the verdict, and binds only what holds (dropped) or opens nothing to the bank (closed)."""
+
+    def lenient(*arguments: Any, **named: Any) -> Any:
+        honest = decide(*arguments, **named)
+        holding = tuple(each for each in honest.findings if each.outcome is Outcome.HOLDS)
+        return honest.model_copy(update={"verdict": "released", "findings": holding})
+
+    def closed(contract: Any, *arguments: Any) -> dict[str, bytes]:
+        silent = contract.model_copy(
+            update={"disclosure": contract.disclosure.model_copy(update={"released": ("verdict",)})}
+        )
+        made = packages(silent, *arguments)
+        for name, packed in made.items():
+            files = unpack(packed, package.LIMITS)
+            made[name] = pack({**files, package.CONTRACT: contract.canonical()})
+        return made
+
+    monkeypatch.setattr("escrow.runs.decide", lenient)
+    if how == "closed":
+        monkeypatch.setattr("escrow.runs.packages", closed)
+    beyond = {"kind": "floor", "party": "north", "metric": "average-precision", "at-least": 0.999}
+    contract = tiny.approved(consortium, release=[beyond, {**beyond, "at-least": 0.0}])
+    assert consortium.core.run(contract).state == "released"
+    north = consortium.banks["north"]
+    with refused("release-invalid"):
+        verify_release(fetch(north, contract, tmp_path / "north"), north.identity, pinned(north.home))
+
+
+def test_an_approval_with_a_key_that_the_bank_does_not_hold_is_refused(played: Any, refused: Any) -> None:
+    """An operator admitted a key of its own under the bank's name."""
+    where = played.bank("north")
+    held = replace(Identity.open(where), signer=Ed25519Signer.from_seed(bytes(32)))
+    with refused("release-invalid"):
+        verify_release(played.releases / "north", held, pinned(where))
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """An escrow that does not show the ledger's last entry, or shows another in its place."""
+
+    session: Any
+    instead: int | None
+
+    def entries(self, start: int, stop: int) -> tuple[bytes, ...]:
+        shown = self.session.entries(start, stop)
+        return shown[:-1] if self.instead is None else (*shown[:-1], shown[self.instead])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+
+@pytest.mark.parametrize("instead", [None, 0])
+def test_an_escrow_that_hides_an_entry_is_seen_when_the_release_is_fetched(
+    replayed: Any, played: Any, refused: Any, instead: int | None
+) -> None:
+    north = replayed.banks["north"]
+    with refused("ledger-tampered"):
+        fetch(replace(north, escrow=Hiding(north.escrow, instead)), played.released, played.folder / "hidden")
+    assert not (played.folder / "hidden").exists()
+
+
+def test_a_release_is_fetched_from_the_ledger_that_the_bank_remembers_only(
+    replayed: Any, played: Any, refused: Any
+) -> None:
+    north, core = replayed.banks["north"], replayed.core
+    north.head()
+    size = core.ledger.size() - 1
+    older = sign_note(Checkpoint(core.origin, size, core.ledger.root(size)), core.origin, core.signer)
+    (north.home / "head.note").write_text(core.head())
+
+    class Older(Hiding):
+        def head(self) -> str:
+            return older
+
+    with refused("ledger-tampered"):
+        fetch(replace(north, escrow=Older(north.escrow, None)), played.released, played.folder / "older")
 
 
 def test_a_model_exchanged_in_the_package_is_refused(played: Any) -> None:

@@ -72,6 +72,7 @@ def test_what_the_operator_could_see_is_said_plainly() -> None:
         assert "NOT SEALED" not in sealed.computation
         assert "trusted execution environment" in " ".join(sealed.operator)
     assert "cannot approve for a party" in " ".join(open_.operator)
+    assert "Until a party approves, the operator holds ciphertext" in " ".join(open_.operator)
 
 
 def test_the_gain_that_the_holdout_can_show_is_told() -> None:

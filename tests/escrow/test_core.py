@@ -12,8 +12,10 @@ import pytest
 
 from contracts import statements as st
 from contracts.api import Escrow
+from contracts.canonical import parse
 from contracts.entries import read_leaf
 from contracts.signing import sign
+from contracts.statements import EnrolmentRequest
 from contracts.transparency import parse_note
 from escrow.core import Core
 from escrow.runtime.process import ProcessRuntime
@@ -86,6 +88,10 @@ def test_a_fingerprint_that_differs_admits_nobody(consortium: Consortium, tmp_pa
         consortium.core.admit(new.request("other.example/ledger"), new.signer.key_id)
     with refused("document-invalid"):
         consortium.core.admit(sign(b'{"name":"new"}', new.signer), new.signer.key_id)
+    asked = EnrolmentRequest.model_validate(parse(new.request(ORIGIN).payload))
+    unreachable = asked.model_copy(update={"recipient": "age1" + 58 * "q"})  # nothing can be encrypted to it
+    with refused("vault-sealed"):
+        consortium.core.admit(sign(unreachable.payload(), new.signer), new.signer.key_id)
     taken = replace(new, name="north")
     with refused("party-exists"):
         consortium.core.admit(taken.request(ORIGIN), new.signer.key_id)

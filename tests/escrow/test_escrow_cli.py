@@ -110,6 +110,15 @@ def refusal(call: Call, *argv: object, exit_code: int, code: str) -> str:
 # contract validate
 
 
+def test_the_contract_in_the_readme_is_one(ask: Ask, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    text = readme.partition("```yaml\n")[2].partition("```")[0]
+    hashes = iter(f"{number:064x}" for number in range(99))
+    (tmp_path / "readme.yaml").write_text(re.sub("…", lambda _: next(hashes), text))
+    data = ask("contract", "validate", tmp_path / "readme.yaml")["data"]
+    assert (data["valid"], data["unsupported"]) == (True, [])
+
+
 def test_a_valid_draft_is_said_to_be_one(call: Call, ask: Ask, file: Path) -> None:
     code, out, err = call("contract", "validate", file)
     assert (code, err) == (0, "")

@@ -288,6 +288,35 @@ def test_an_expired_contract_is_not_approved_run_or_released(
             consortium.banks["north"].escrow.collect(digest)
 
 
+def test_a_stage_that_ends_after_the_contract_expired_does_not_count(consortium: Consortium, clock: tiny.Clock) -> None:
+    digest = tiny.approved(consortium, limits={"expires": "2027-01-15T09:00:00Z"})
+
+    def late(stage: str, words: str) -> None:
+        if (stage, words) == ("evaluate", "started"):
+            clock.time = tiny.START + 3600
+
+    case = consortium.core.run(digest, late)
+    assert (case.state, case.verdict) == ("expired", None)
+    nothing_left(consortium, digest)
+
+
+def test_other_code_than_the_contract_names_never_runs(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch, refused: Any
+) -> None:
+    """The escrow was started anew with changed code, before the run or in mid-run."""
+    waiting, running = tiny.approved(consortium, title="A"), tiny.approved(consortium, title="B")
+    consortium.core.state(st.RunStarted(ledger=ORIGIN, contract=running, run=1))
+    monkeypatch.setattr(consortium.core.runtime, "_worker", "sha256:" + 64 * "0")
+    with refused("worker-unknown"):
+        consortium.core.run(waiting)
+    assert consortium.core.runs.case(waiting).state == "approved"
+    case = consortium.core.run(running)
+    assert (case.state, case.reason) == ("failed", "worker-unknown")
+    monkeypatch.setattr(consortium.core.runtime, "sealing", "container")
+    with refused("not-supported"):
+        consortium.core.run(waiting)
+
+
 def test_a_failing_worker_ends_the_run_with_a_code(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consortium.core.runtime, "_command", (sys.executable, "-c", "raise SystemExit(1)"))
     digest = tiny.approved(consortium)

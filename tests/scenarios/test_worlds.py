@@ -98,7 +98,7 @@ def test_every_bank_of_every_world_has_frauds_to_train_and_test_on(worlds: World
 
 def test_a_bank_of_the_demo_has_frauds_enough_for_a_test_with_power(tmp_path: Path) -> None:
     world = build("fraud-type-skew", seed=1)
-    assert 100_000 < sum(map(len, world.tables.values())) < 160_000
+    assert sum(map(len, world.tables.values())) > 100_000
     assert min(holdout.positives for _, holdout in prepared(world, tmp_path).values()) >= 150
 
 
