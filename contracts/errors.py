@@ -58,7 +58,9 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "update-invalid": Code(Exit.REFUSED, "A party's update was refused; the run fails closed."),
         "roster-incomplete": Code(Exit.REFUSED, "A party did not answer exactly once; the run fails closed."),
         "scores-invalid": Code(Exit.REFUSED, "A model gave no usable score for some row; the run fails closed."),
-        "training-failed": Code(Exit.REFUSED, "Ask the escrow's operator for the run's log."),
+        "training-failed": Code(
+            Exit.REFUSED, "Check that each bank's training rows hold frauds and genuine rows, then propose again."
+        ),
         "counts-differ": Code(Exit.REFUSED, "Deposit the table whose counts the contract states."),
         "holdout-too-early": Code(Exit.REFUSED, "Split every deposit by the schema's rule and propose again."),
         "holdout-in-training": Code(Exit.REFUSED, "Deposit a holdout whose rows stand in nobody's training rows."),
@@ -78,7 +80,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             Exit.REFUSED, "Look at the contract's status; only what its state allows is accepted."
         ),
         "state-refused": Code(Exit.REFUSED, "Look at the contract's status; only what its state allows is accepted."),
-        "ledger-unopened": Code(Exit.REFUSED, "Initialise the escrow first."),
+        "ledger-unopened": Code(Exit.REFUSED, "Name the directory of an escrow that was started once."),
         "party-unknown": Code(Exit.REFUSED, "Ask the operator to admit the party, or correct its name."),
         "party-exists": Code(Exit.REFUSED, "Choose another name; a name is never given twice."),
         "party-revoked": Code(Exit.REFUSED, "Ask the operator; a revoked party must be admitted under a new name."),
@@ -91,7 +93,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "blob-missing": Code(Exit.REFUSED, "Send the encrypted file of the deposit, then try again."),
         "blob-refused": Code(Exit.REFUSED, "Send exactly the encrypted file that the deposit statement names."),
         "contract-unknown": Code(Exit.REFUSED, "Correct the digest; list the contracts to see what stands."),
-        "contract-exists": Code(Exit.REFUSED, "Use the contract that stands, or change the title or limits."),
+        "contract-exists": Code(Exit.REFUSED, "Look at its status; the contract stands as it was proposed."),
         "contract-expired": Code(Exit.REFUSED, "Propose a contract with a later expiry."),
         "contract-early": Code(Exit.REFUSED, "Wait until the contract's not-before."),
         "runs-exhausted": Code(Exit.REFUSED, "Propose another contract; this one's run budget is spent."),
@@ -123,7 +125,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "digest-mismatch": Code(Exit.REFUSED, "Do not sign; compare the contract with the other parties."),
         "escrow-exists": Code(Exit.USAGE, "Choose an empty directory, or use the escrow that is there."),
         "escrow-busy": Code(Exit.REFUSED, "Wait until the other command ends, or stop the escrow that runs there."),
-        "escrow-missing": Code(Exit.USAGE, "Name the directory of an escrow, or initialise one."),
+        "escrow-missing": Code(Exit.USAGE, "Name the directory of an escrow, the one that holds escrow.json."),
         "bug": Code(Exit.BUG, "Report it with the command you ran; ESCROW_DEBUG=1 shows where it happened."),
     }
 )

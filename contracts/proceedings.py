@@ -264,7 +264,7 @@ def _failed(records: Records, statement: st.RunFailed, entry: Entry) -> Changed:
     if statement.code not in CODES:
         raise refused("A failure is told by a catalogued code and nothing else.")
     event = Event.FAILED if case.run < case.contract.limits.runs else Event.FAILED_LAST
-    yield from moved(records, case, event, reason=statement.code)
+    yield from moved(records, case, event, reason=statement.code, verdict=None)
 
 
 def _expired(records: Records, statement: st.ContractExpired, entry: Entry) -> Changed:

@@ -155,6 +155,8 @@ def _party_revoked(records: Records, statement: st.PartyRevoked, entry: Entry) -
 def _data_deposited(records: Records, statement: st.DataDeposited, entry: Entry) -> Changed:  # noqa: ARG001
     if Key("deposit", statement.commitment) in records:
         raise refused("This commitment was deposited before.", "deposit-exists")
+    if party_record(records, statement.party).request.role != "party":
+        raise refused(f"{statement.party} was not admitted as a party: it deposits nothing.")
     if (statement.rows is None) != (statement.part == "incumbent"):
         raise refused("A train or holdout deposit states its rows; an incumbent model has none.")
     if (statement.positives is None) != (statement.part != "holdout"):

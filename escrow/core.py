@@ -6,43 +6,37 @@ attribute of that session alone, and every statement must be signed by that part
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from pydantic import ValidationError
 
 from contracts import statements as st
-from contracts.api import CaseView, DepositView, EscrowView, PartyView, Receipt
+from contracts.api import Receipt
 from contracts.canonical import encode_base64, parse
-from contracts.capabilities import require_supported
 from contracts.contract import problems
 from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, State
 from contracts.records import (
     CaseRecord,
-    DepositRecord,
     Key,
-    PartyRecord,
-    case_record,
-    deposit_record,
     party_record,
 )
 from contracts.signing import Envelope, Signer, sign, verify
-from contracts.statements import ByEscrow, ByParty, EnrolmentRequest, Statement, read
-from contracts.status import turn
+from contracts.statements import ByEscrow, EnrolmentRequest, Statement
 from contracts.transparency import parse_note
 from escrow import home
 from escrow.age import recipient_of
 from escrow.ledger import Appended, Ledger
 from escrow.runs import Progress, Runs, key_name, silent
 from escrow.runtime.base import Limits, Runtime
+from escrow.session import Session
 from escrow.turns import Turns
 from escrow.vault import Vault
 
-ENTRIES_AT_MOST = 1000
-CHUNK = 1 << 18
+DEPOSIT_AT_MOST: Final = 16 << 30
 
 
 def clock() -> int:
@@ -64,6 +58,7 @@ class Core:
     now: Callable[[], int] = clock
     limits: Limits = field(default_factory=Limits)
     turns: Turns = field(default_factory=Turns)
+    deposit_at_most: int = DEPOSIT_AT_MOST  # bytes of one encrypted file
 
     @classmethod
     def create(cls, directory: Path, origin: str, runtime: Runtime, *, now: Callable[[], int] = clock) -> Self:
@@ -154,7 +149,7 @@ class Core:
         """Revoke a party's admission; its unfinished contracts are halted."""
         self._after(self.state(st.PartyRevoked(ledger=self.origin, name=name)))
 
-    def session(self, caller: str) -> "Session":
+    def session(self, caller: str) -> Session:
         """What the party `caller` may do, for a host program that knows who is calling.
 
         Raises:
@@ -211,9 +206,7 @@ class Core:
             try:
                 self.state(st.RunKeyOpened(ledger=self.origin, contract=contract, recipient=recipient))
             except EscrowError as error:
-                if (
-                    error.code != "state-refused"
-                ):  # the proposal stands; the key is erased with the contract's other things
+                if error.code != "state-refused":  # ended meanwhile: the key goes with the contract's other things
                     raise
 
     def _receipt(self, appended: Appended, envelope: Envelope) -> Receipt:
@@ -221,137 +214,3 @@ class Core:
         size = parse_note(head, {self.origin: self.signer.public}).size
         proof = tuple(each.hex() for each in self.ledger.inclusion(appended.index, size))
         return Receipt(index=appended.index, time=appended.time, envelope=envelope.digest, head=head, proof=proof)
-
-
-@dataclass(frozen=True)
-class Session:
-    """One caller's verbs; implements `contracts.api.Escrow`."""
-
-    core: Core
-    caller: str
-
-    def info(self) -> EscrowView:
-        """See `contracts.api.Escrow.info`."""
-        able = self.core.runs.able
-        return EscrowView(
-            ledger=self.core.origin,
-            public_key=self.core.signer.public,
-            workers=able.workers,
-            methods=able.methods,
-            sealings=tuple(able.workers),
-        )
-
-    def directory(self) -> tuple[PartyView, ...]:
-        """See `contracts.api.Escrow.directory`."""
-        found = self.core.ledger.all("party")
-        return tuple(PartyView(request=r.request, revoked=r.revoked) for r in found if isinstance(r, PartyRecord))
-
-    def submit(self, envelope: bytes) -> Receipt:
-        """See `contracts.api.Escrow.submit`."""
-        signed = Envelope.from_bytes(envelope)
-        statement = read(signed.payload)
-        if not isinstance(statement, ByParty) or statement.party != self.caller:
-            raise EscrowError("not-permitted", f"{self.caller} may submit its own statements only.")
-        if isinstance(statement, st.ContractProposed):
-            self._proposable(statement)
-        return self.core.accept(signed)
-
-    def _proposable(self, statement: st.ContractProposed) -> None:
-        """Everything is refused now that would keep the contract from running later."""
-        contract = statement.contract
-        require_supported(contract, self.core.runs.able)
-        records = self.core.ledger.records(*(Key("deposit", commitment) for commitment in contract.commitments()))
-        for commitment in contract.commitments():
-            stated = deposit_record(records, commitment).stated
-            if not self.core.vault.has(stated.blob):
-                raise EscrowError(
-                    "blob-missing", f"The encrypted file of {stated.party}'s {stated.part} has not arrived."
-                )
-
-    def deposit(self, commitment: str, chunks: Iterable[bytes]) -> None:
-        """See `contracts.api.Escrow.deposit`."""
-        stated = deposit_record(self.core.ledger.records(Key("deposit", commitment)), commitment).stated
-        if stated.party != self.caller:
-            raise EscrowError("not-permitted", f"The deposit is not {self.caller}'s.")
-        if not self.core.vault.has(stated.blob):
-            self.core.vault.put(chunks, expected=stated.blob, limit=stated.size)
-
-    def deposits(self) -> tuple[DepositView, ...]:
-        """See `contracts.api.Escrow.deposits`."""
-        views = []
-        for record in self.core.ledger.all("deposit"):
-            if isinstance(record, DepositRecord) and record.stated.party == self.caller:
-                stated = record.stated
-                views.append(
-                    DepositView(
-                        party=stated.party,
-                        part=stated.part,
-                        commitment=stated.commitment,
-                        rows=stated.rows,
-                        positives=stated.positives,
-                        revoked=record.revoked,
-                        looks=record.looks,
-                        stored=self.core.vault.has(stated.blob),
-                    )
-                )
-        return tuple(views)
-
-    def _case(self, contract: str) -> CaseRecord:
-        case = case_record(self.core.ledger.records(Key("case", contract)), contract)
-        if self.caller not in case.contract.names():
-            raise EscrowError("contract-unknown", f"No contract has the digest {contract}.")
-        return case
-
-    def view(self, contract: str) -> CaseView:
-        """See `contracts.api.Escrow.view`."""
-        return _view(self._case(contract))
-
-    def contracts(self) -> tuple[CaseView, ...]:
-        """See `contracts.api.Escrow.contracts`."""
-        cases = (case for case in self.core.ledger.all("case") if isinstance(case, CaseRecord))
-        return tuple(_view(case) for case in cases if self.caller in case.contract.names())
-
-    def collect(self, contract: str) -> Iterator[bytes]:
-        """See `contracts.api.Escrow.collect`."""
-        case = self._case(contract)
-        if case.state is not State.RELEASED:
-            raise EscrowError("not-released", f"The contract is {case.state}.")
-        return _chunks(self.core.vault, case.packages[self.caller])
-
-    def head(self) -> str:
-        """See `contracts.api.Escrow.head`."""
-        return self.core.head()
-
-    def entries(self, start: int, stop: int) -> tuple[bytes, ...]:
-        """See `contracts.api.Escrow.entries`."""
-        return tuple(self.core.ledger.leaves(max(start, 0), min(stop, start + ENTRIES_AT_MOST)))
-
-    def inclusion(self, index: int, size: int) -> tuple[str, ...]:
-        """See `contracts.api.Escrow.inclusion`."""
-        return tuple(each.hex() for each in self.core.ledger.inclusion(index, size))
-
-    def consistency(self, old: int, new: int) -> tuple[str, ...]:
-        """See `contracts.api.Escrow.consistency`."""
-        return tuple(each.hex() for each in self.core.ledger.consistency(old, new))
-
-
-def _chunks(vault: Vault, blob: str) -> Iterator[bytes]:
-    with vault.open(blob) as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
-
-
-def _view(case: CaseRecord) -> CaseView:
-    return CaseView(
-        digest=case.digest,
-        contract=case.contract,
-        proposer=case.proposer,
-        state=case.state,
-        reason=case.reason,
-        turn=turn(case),
-        run_recipient=case.run_recipient,
-        approved=tuple(case.approvals),
-        run=case.run,
-        stages=tuple(case.stages),
-        verdict=case.verdict,
-    )

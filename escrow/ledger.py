@@ -143,6 +143,11 @@ class Ledger:
             records.update(_load(connection, new))
         return records
 
+    def has(self, envelope: Envelope) -> bool:
+        """Whether this very envelope stands on the ledger."""
+        with self._engine.connect() as connection:
+            return connection.execute(_KNOWN, {"digest": envelope.digest}).first() is not None
+
     def records(self, *keys: Key) -> dict[Key, Record]:
         """The named records that exist, in one query."""
         with self._engine.connect() as connection:

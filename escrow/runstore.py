@@ -16,7 +16,7 @@ from pyrage import x25519
 
 from contracts.canonical import canonical, commitment, derive, digest
 from contracts.errors import EscrowError
-from escrow.vault import unseal_bytes
+from escrow.vault import sync, unseal_bytes
 
 _NOTED: Final = ".package"
 
@@ -45,6 +45,7 @@ class RunStore:
         recipient = x25519.Identity.from_str(self.identity).to_public()
         for name, content in files.items():
             _write(folder / _file_name(name), pyrage.encrypt(content, [recipient]))
+        sync(folder)
         return self._commitment(stage, files)
 
     def get(self, stage: str, stated: str) -> dict[str, bytes]:
@@ -96,7 +97,7 @@ def _output_name(path: Path) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{path.name}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)

@@ -34,7 +34,7 @@ _NEW: Final = ".new"
 _ERASED: Final = ".erased"
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Make names that were added to or removed from a directory last."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -69,7 +69,7 @@ class _Incoming:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._path.rename(self._folder / digest.removeprefix("sha256:"))
-        _sync(self._folder)
+        sync(self._folder)
         return digest
 
     def __enter__(self) -> Self:
@@ -142,7 +142,7 @@ class Vault:
     def delete(self, digest: Digest) -> None:
         """Remove a blob; nothing happens if it is not there."""
         self._blob(digest).unlink(missing_ok=True)
-        _sync(self._blobs)
+        sync(self._blobs)
 
     def _blob(self, digest: Digest) -> Path:
         match = _DIGEST.fullmatch(digest)
@@ -217,7 +217,7 @@ class Vault:
             os.fsync(file.fileno())
         with suppress(FileExistsError):
             path.hardlink_to(new)
-        _sync(self._keys)
+        sync(self._keys)
         self._discard(new)
 
     def _discard(self, new: Path) -> None:
@@ -239,4 +239,4 @@ class Vault:
         finally:
             os.close(fd)
         path.unlink()
-        _sync(self._keys)
+        sync(self._keys)

@@ -13,13 +13,11 @@ Reading and scoring need onnxruntime and numpy alone: a bank's client has no tra
 """
 
 import os
-import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tarfile import BLOCKSIZE, USTAR_FORMAT, TarInfo
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -27,6 +25,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
+from contracts import archive
 from contracts.canonical import canonical, digest, parse
 from contracts.computation import ModelSpec
 from contracts.errors import EscrowError
@@ -181,8 +180,8 @@ def load(directory: Path) -> Bundle:
 
 
 def pack(directory: Path) -> bytes:
-    """The bundle's files as one uncompressed tar archive (POSIX.1-1988 ustar) that depends on their contents alone."""
-    return _packed({name: _read(directory / name) for name in LIMITS})
+    """The bundle's files as one archive that depends on their contents alone (see `contracts.archive`)."""
+    return archive.pack({name: _read(directory / name) for name in LIMITS})
 
 
 def unpack(data: bytes, directory: Path) -> None:
@@ -195,35 +194,15 @@ def unpack(data: bytes, directory: Path) -> None:
     Raises:
         EscrowError: `bundle-invalid`, before anything is written, for any bytes that `pack` cannot give.
     """
-    files: dict[str, bytes] = {}
-    at = 0
-    for name, limit in LIMITS.items():
-        # Sizes are read, the rest is compared: links, other names, owners and extensions never get to a tar reader.
-        octal = data[at + 124 : at + 135]
-        size = int(octal, 8) if re.fullmatch(rb"[0-7]{11}", octal) else limit + 1
-        if size > limit:
-            raise EscrowError("bundle-invalid", f"The packed bundle's {name} is missing or too large.")
-        files[name] = data[at + BLOCKSIZE : at + BLOCKSIZE + size]
-        at += BLOCKSIZE + _padded(size)
-    if _packed(files) != data:
-        raise EscrowError("bundle-invalid", "The packed bundle holds more, less or other than a bundle's files.")
+    try:
+        files = archive.unpack(data, LIMITS)
+    except EscrowError as error:
+        raise EscrowError("bundle-invalid", "The packed bundle is damaged or holds other than a bundle.") from error
+    if set(files) != set(LIMITS):
+        raise EscrowError("bundle-invalid", "The packed bundle lacks a file.")
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (directory / name).write_bytes(content)
-
-
-def _packed(files: Mapping[str, bytes]) -> bytes:
-    """Header, content and padding of each file, then two blocks of zeros."""
-    parts = []
-    for name, content in files.items():
-        header = TarInfo(name)  # mode 0644, owner 0, time 0 unless told otherwise
-        header.size = len(content)
-        parts += [header.tobuf(USTAR_FORMAT), content, bytes(_padded(len(content)) - len(content))]
-    return b"".join([*parts, bytes(2 * BLOCKSIZE)])
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCKSIZE) * BLOCKSIZE
 
 
 def _read(path: Path) -> bytes:

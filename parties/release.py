@@ -1,4 +1,4 @@
-"""A released model at the bank: fetched, decrypted, verified step by step, and used to score.
+"""A released model at the bank: fetched, decrypted and verified step by step; `parties.scoring` uses it.
 
 What is fetched is one directory that needs nothing else to be verified, today or in ten years:
 `package.age` (what the escrow encrypted to this party), `receipt.json` (the statements it rests on, each with its proof

@@ -4,7 +4,7 @@
 2. Every table has the features that the schema's recipe yields (`table-invalid`).
 3. No holdout holds rows of any party's training rows (`holdout-in-training`). A row is the same row if all but its time
    and label is equal: changing those does not make it another. Cards do pay the same amount at the same terminal twice,
-   so up to 1 % of a holdout may match; a match at the very same second may not.
+   so up to 1 % of a holdout may match, and of its frauds; a match at the very same second may not.
 4. Training rows lie in the training window and holdout rows in the test window, so each holdout row is later than every
    party's training rows and the label delay (`holdout-too-early`; `table-invalid` for rows before the first window).
 
@@ -65,9 +65,14 @@ def check_rows_apart(trained: Iterable[Prepared], held: Mapping[str, Prepared]) 
     moments = np.unique(np.concatenate([_with_time(row_hashes(table), table) for table in tables]))
     for party, holdout in held.items():
         hashes = row_hashes(holdout)
-        same_moment = _among(_with_time(hashes, holdout), moments)
-        if same_moment.any() or _among(hashes, rows).mean() > RECURRENCES_AT_MOST:
+        same_moment, alike = _among(_with_time(hashes, holdout), moments), _among(hashes, rows)
+        if same_moment.any() or _too_many(alike) or _too_many(alike[holdout.labels == 1]):
             raise EscrowError("holdout-in-training", f"Rows of party {party}'s holdout stand in the training rows.")
+
+
+def _too_many(alike: npt.NDArray[np.bool_]) -> bool:
+    """More than chance: one row of a handful says nothing."""
+    return alike.sum() > 1 and bool(alike.mean() > RECURRENCES_AT_MOST)
 
 
 def check_windows(schema: Schema, trained: Iterable[Prepared], held: Mapping[str, Prepared]) -> None:

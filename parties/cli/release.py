@@ -5,13 +5,9 @@ A release is used only after every step of its verification passed.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import typer
-from pyarrow import csv
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.progress import Progress
@@ -21,16 +17,10 @@ from rich.text import Text
 from contracts.answers import EPILOG, Answer, printable
 from contracts.clauses import Measured
 from contracts.errors import EscrowError
-from contracts.schema import Schema
-from models.bundle import CHUNK, Bundle
-from models.families.base import Float32Vector
-from models.features import features_for_scoring
-from models.table import Prepared, read_table
+from parties import scoring
 from parties.cli import application
 from parties.identity import Identity, pinned
 from parties.release import Step, Verified, summary, verify_release
-
-SCORE: Final = "score"
 
 app = application()
 
@@ -76,16 +66,16 @@ def score(
 
     Example: party release score RELEASE today.parquet --out scores.parquet --home /etc/party
     """
-    _writable(out, table)
+    scoring.check_writable(out, table)
     verified, _ = _verified(directory, home)
-    bundle, schema = verified.bundle, verified.contract.data_schema
-    if bundle is None:
-        raise EscrowError("not-permitted", "This party receives no model under the contract.")
-    rows = features_for_scoring(read_table(table, schema, labels="optional"), schema)
-    scores = _scores(bundle, rows)
-    _write(out, _columns(rows, scores, schema))
-    data = {"contract": verified.contract.digest(), "model": bundle.digest, "rows": len(rows), "out": str(out)}
-    return Answer(data, printable(f"{len(rows)} rows scored, written to {out}\nModel {bundle.digest}"))
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Scoring", total=None)
+        found = scoring.score(verified, table, lambda done, all_: progress.update(task, completed=done, total=all_))
+    scoring.write(out, found)
+    model = verified.bundle.digest if verified.bundle else None
+    data = {"contract": verified.contract.digest(), "model": model, "rows": found.num_rows, "out": str(out)}
+    return Answer(data, printable(f"{found.num_rows} rows scored, written to {out}\nModel {model}"))
 
 
 def _verified(directory: Path, home: Path | None) -> tuple[Verified, list[Step]]:
@@ -134,55 +124,3 @@ def _findings(verified: Verified) -> Table:
 
 def _figure(value: float | None, sign: str = "") -> str:
     return "undefined" if value is None else f"{value:{sign}.4f}"
-
-
-def _scores(bundle: Bundle, rows: Prepared) -> Float32Vector:
-    """The score of every row, with a progress bar on stderr."""
-    if rows.names != bundle.manifest.features:
-        raise EscrowError("bundle-invalid", "The model's features are not those of the contract's schema.")
-    parts = []
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Scoring", total=len(rows))
-        for start in range(0, len(rows), CHUNK):
-            parts.append(bundle.scores(rows.features[start : start + CHUNK]))
-            progress.advance(task, len(parts[-1]))
-    return np.concatenate(parts)
-
-
-def _columns(rows: Prepared, scores: Float32Vector, schema: Schema) -> Any:
-    """The Arrow table that is written."""
-    names = schema.columns
-    found: dict[str, Any] = {
-        names.time: rows.times,
-        names.group: rows.groups,
-        names.terminal: rows.terminals,
-        names.amount: rows.amounts,
-    }
-    if SCORE in found:
-        raise EscrowError("table-invalid", f"A column of the schema is called {SCORE!r}, as the result must be.")
-    return pa.table({**found, SCORE: scores})
-
-
-def _writable(out: Path, table: Path) -> None:
-    """Refuse now what would fail after minutes of work."""
-    if out.suffix.lower() not in {".parquet", ".csv"}:
-        raise EscrowError("file-unwritable", f"{out.name} ends neither in .parquet nor in .csv.")
-    if out.is_dir() or not out.parent.is_dir():
-        raise EscrowError("file-unwritable", f"{out} cannot be written: no such directory, or it is one.")
-    if out.exists() and table.exists() and out.samefile(table):
-        raise EscrowError("file-unwritable", f"{out} is the table itself.", "Name another file for the scores.")
-
-
-def _write(out: Path, table: Any) -> None:
-    """All or nothing: a reader never sees half a file."""
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        if out.suffix.lower() == ".csv":
-            csv.write_csv(table, partial)
-        else:
-            pq.write_table(table, partial, compression="zstd")
-        partial.replace(out)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise EscrowError("file-unwritable", f"{out} cannot be written: {error.strerror or error}.") from None
