@@ -232,3 +232,43 @@ def test_real_workers_withhold_what_does_not_reach_the_floor(skewed: Any, refuse
     for bank in consortium.banks.values():
         with refused("not-released"):
             bank.escrow.collect(digest)
+
+
+def test_an_open_session_ends_with_the_admission(consortium: Consortium, refused: Any) -> None:
+    digest = tiny.proposed(consortium)
+    session = consortium.core.session("harbour")
+    assert session.view(digest).state == "open"
+    consortium.core.revoke("harbour")
+    calls = (
+        lambda: session.view(digest),
+        session.contracts,
+        session.deposits,
+        lambda: session.entries(0, 1),
+        lambda: session.collect(digest),
+        lambda: session.deposit(consortium.deposits["harbour"][0].commitment, [b""]),
+    )
+    for call in calls:
+        with refused("party-revoked"):
+            call()
+
+
+def test_a_deposit_beyond_the_escrows_limit_is_refused_when_it_is_stated(consortium: Consortium, refused: Any) -> None:
+    north = consortium.banks["north"]
+    stated = consortium.deposits["north"][0].statement(ORIGIN, "north")
+    huge = stated.model_copy(
+        update={"size": consortium.core.deposit_at_most + 1, "commitment": "sha256-salted:" + "7" * 64}
+    )
+    with refused("blob-refused"):
+        north.submit(huge)
+
+
+def test_a_proposal_sent_again_is_the_same_proposal_whatever_became_of_its_deposits(consortium: Consortium) -> None:
+    digest = tiny.proposed(consortium)
+    north = consortium.banks["north"]
+    again = sign(
+        st.ContractProposed(ledger=ORIGIN, party="north", contract=north.view(digest).contract).payload(),
+        north.identity.signer,
+    )
+    first = north.escrow.submit(again.to_bytes())
+    north.revoke(consortium.deposits["north"][0].commitment)
+    assert north.escrow.submit(again.to_bytes()).index == first.index

@@ -225,6 +225,17 @@ def test_a_standing_payment_at_another_time_is_no_offence(
     assert "check.json" in work(place, check_job(changed))
 
 
+def test_frauds_of_a_holdout_that_were_trained_on_are_counted_apart(
+    place: Path, world: dict[str, tuple[Prepared, Prepared]]
+) -> None:
+    """3 of 350 rows, but all of them frauds: a model that learnt them by heart would look better than it is."""
+    train, holdout = world["north"]
+    frauds = moved(holdout.select(np.flatnonzero(holdout.labels == 1)[:3]), MARCH_5)
+    changed = {**world, "north": (joined(train, frauds), holdout)}
+    write_prepared(place / "inputs" / "north" / "train.parquet", changed["north"][0])
+    assert failure(place, check_job(changed)) == "holdout-in-training"
+
+
 def test_a_row_is_known_by_every_column_but_time_and_label() -> None:
     rows = table("north", 50, TRAIN, 3)
     same = replace(moved(relabelled(rows), MARCH_5), groups=rows.groups.astype("U64"))
