@@ -104,6 +104,7 @@ def test_a_deposit_is_stated_once_by_an_admitted_party() -> None:
     world.refuses("deposit-exists", deposited("north", "train"))
     world.refuses("deposit-exists", deposited("harbour", "train", commitment=committed("north/train")))
     world.refuses("party-unknown", deposited("corner", "train"))
+    world.refuses("statement-refused", deposited("auditor", "train"))
     world.refuses("signature-invalid", deposited("north", "train", suffix="-2"), signer("harbour"))
     world.refuses("signature-invalid", deposited("north", "train", suffix="-2"), world.escrow)
     world.submit(data_revoked("north", "train"))
