@@ -68,7 +68,7 @@ def canonical(value: object) -> bytes:
             keys that are not strings, lone surrogates, other types, nesting beyond `MAX_DEPTH`, more than `MAX_BYTES`.
     """
     try:
-        data: bytes = rfc8785.dumps(value)  # type: ignore[arg-type]
+        data: bytes = _PLAIN_ENCODER.encode(value).encode() if _is_plain(value) else rfc8785.dumps(value)  # type: ignore[arg-type]
     except RecursionError:
         raise EscrowError("document-invalid", "The document is nested too deeply.") from None
     except ValueError:
@@ -76,6 +76,18 @@ def canonical(value: object) -> bytes:
     if (excess := _excess(data, MAX_BYTES)) is not None:
         raise EscrowError("document-invalid", excess)
     return data
+
+
+def _is_plain(value: object) -> bool:
+    """Whether Python's encoder writes the value as RFC 8785 does (see `_read`); the library takes six times as long."""
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return -_SAFE_INTEGER <= value <= _SAFE_INTEGER  # type: ignore[operator]
+    if kind is dict:
+        return all(type(key) is str and key.isascii() and _is_plain(item) for key, item in value.items())  # type: ignore[attr-defined]
+    return (kind is list or kind is tuple) and all(map(_is_plain, value))  # type: ignore[call-overload]
 
 
 def parse(data: bytes, *, at_most: int = MAX_BYTES) -> object:

@@ -29,21 +29,28 @@ class Leaf(NamedTuple):
     time: int
 
 
+def split_leaf(data: bytes) -> tuple[bytes, int]:
+    """The bytes of a leaf's envelope, not looked into, and its time.
+
+    Raises:
+        EscrowError: `ledger-tampered` if the bytes around them are not exactly what `leaf` writes.
+    """
+    middle = data.rfind(_TIME)
+    text = data[middle + len(_TIME) : -1].decode("ascii", "replace")
+    known = data.startswith(_HEAD) and data.endswith(_END) and middle > 0
+    if not (known and text.isdecimal() and len(text) < 16 and text == str(int(text))):
+        raise EscrowError("ledger-tampered", "A ledger entry is malformed.")
+    return data[len(_HEAD) : middle], int(text)
+
+
 def read_leaf(data: bytes) -> Leaf:
     """The envelope and time of a leaf.
 
     Raises:
-        EscrowError: `ledger-tampered` if the bytes are not exactly what `leaf` writes, or what `Envelope.from_bytes`
-            raises for the envelope in them.
+        EscrowError: as `split_leaf`, or what `Envelope.from_bytes` raises for the envelope, whose form is strict.
     """
-    middle = data.rfind(_TIME)
-    text = data[middle + len(_TIME) : -1].decode("ascii", "replace")
-    if not (data.startswith(_HEAD) and data.endswith(_END) and middle > 0 and text.isdecimal() and len(text) < 16):
-        raise EscrowError("ledger-tampered", "A ledger entry is malformed.")
-    found = Leaf(Envelope.from_bytes(data[len(_HEAD) : middle]), int(text))
-    if leaf(*found) != data:
-        raise EscrowError("ledger-tampered", "A ledger entry is not in its canonical form.")
-    return found
+    envelope, time = split_leaf(data)
+    return Leaf(Envelope.from_bytes(envelope), time)
 
 
 def checked(

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from contracts.entries import Replayed, read_leaf, replay
+from contracts.canonical import digest
+from contracts.entries import Replayed, replay, split_leaf
 from contracts.errors import EscrowError
 from contracts.records import CaseRecord, Record
 from contracts.transparency import HASH_BYTES, Checkpoint, Node, Tree, leaf_hash, node_row, parse_note
@@ -124,8 +125,8 @@ class _Reading:
                 raise _tampered(f"Entry {place} is missing.")
             yield data  # the replay reads it first, so its form is known to be good afterwards
             tree, expected = tree.append(leaf_hash(data))
-            found = read_leaf(data)
-            if (envelope, time, nodes) != (found.envelope.digest, found.time, b"".join(expected)):
+            signed, when = split_leaf(data)
+            if (envelope, time, nodes) != (digest(signed), when, b"".join(expected)):
                 self.odd.append(place)
             self._note(tree)
 
