@@ -4,7 +4,7 @@ A leaf of the Merkle tree is the canonical JSON `{"envelope": <DSSE envelope>, "
 tree head covers the statement, its signature and the escrow's clock.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from contracts.errors import EscrowError
@@ -20,6 +20,10 @@ _HEAD, _TIME, _END = b'{"envelope":', b',"time":', b"}"
 def leaf(envelope: Envelope, time: int) -> bytes:
     """The bytes that stand on the ledger; canonical, as the keys are in order and the envelope is canonical."""
     return _HEAD + envelope.to_bytes() + _TIME + str(time).encode() + _END
+
+
+Verifier = Callable[[Envelope, str], None]
+"""Checks an envelope's signature against a public key: `contracts.signing.verify`, or one that does it elsewhere."""
 
 
 class Leaf(NamedTuple):
@@ -61,6 +65,7 @@ def checked(
     time: int,
     key: str | None = None,
     statement: Statement | None = None,
+    verifier: Verifier = verify,
 ) -> tuple[Entry, tuple[Record, ...]]:
     """The entry an envelope makes and the records it changes, every rule applied and the signature verified first.
 
@@ -71,11 +76,12 @@ def checked(
         time: the escrow's clock, whole seconds since 1970.
         key: the pinned public key of the ledger, if the first entry is to be checked against one.
         statement: what `read` gave for the envelope's payload, if it was read before.
+        verifier: checks the signature, or sees to it that it is checked before anybody relies on the result.
     """
     statement = read(envelope.payload) if statement is None else statement
     if isinstance(statement, LedgerOpened) and key not in (None, statement.public_key):
         raise EscrowError("ledger-tampered", "The ledger was opened with another key than the pinned one.")
-    verify(envelope, authority(records, statement))
+    verifier(envelope, authority(records, statement))
     entry = Entry(index=index, time=time, statement=statement)
     return entry, apply(records, entry)
 
@@ -88,7 +94,7 @@ class Replayed(NamedTuple):
     time: int  # of the last entry
 
 
-def replay(leaves: Iterable[bytes], *, key: str | None = None) -> Replayed:
+def replay(leaves: Iterable[bytes], *, key: str | None = None, verifier: Verifier = verify) -> Replayed:
     """Every entry from the first, each verified and applied; needs the ledger and nothing else.
 
     Raises:
@@ -99,7 +105,7 @@ def replay(leaves: Iterable[bytes], *, key: str | None = None) -> Replayed:
     for index, data in enumerate(leaves):
         try:
             envelope, time = read_leaf(data)
-            _, changed = checked(records, envelope, index=index, time=time, key=key)
+            _, changed = checked(records, envelope, index=index, time=time, key=key, verifier=verifier)
         except EscrowError as error:
             raise EscrowError("ledger-tampered", f"Entry {index} is refused ({error.code}): {error.message}") from error
         if time < clock:

@@ -12,21 +12,24 @@ signature; the fourth can, as long as one party kept a checkpoint of what was ta
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 from urllib.parse import quote
 
 from contracts.canonical import digest
 from contracts.entries import Replayed, replay, split_leaf
 from contracts.errors import EscrowError
 from contracts.records import CaseRecord, Record
+from contracts.signing import Envelope, verify
 from contracts.transparency import HASH_BYTES, Checkpoint, Node, Tree, leaf_hash, node_row, parse_note
 from escrow import home
 
 Step = tuple[int, str]
 Told = Callable[[Step], None]
 
+BATCH: Final = 256  # signatures that a thread takes at once
 _ENTRIES: Final = (
     "SELECT position, envelope, time, CAST(leaf AS BLOB), CAST(nodes AS BLOB) FROM entries ORDER BY position"
 )
@@ -63,7 +66,8 @@ def audit(directory: Path, heads: Mapping[str, str] | None = None, told: Told = 
     try:
         with _opened(directory / home.LEDGER) as connection:
             reading = _Reading(connection, {head.size for head in remembered.values() if isinstance(head, Checkpoint)})
-            replayed = replay(reading.leaves(), key=key)
+            with _Verifying() as verifying:
+                replayed = replay(reading.leaves(), key=key, verifier=verifying)
             say(f"{replayed.tree.size} entries replayed: form, signature and rule of each")
             _same_tree(connection, replayed.tree, reading)
             say("the root of the leaves is the root of the stored hashes")
@@ -133,6 +137,41 @@ class _Reading:
     def _note(self, tree: Tree) -> None:
         if tree.size in self.sizes:
             self.roots[tree.size] = tree.root()
+
+
+class _Verifying:
+    """Checks signatures on other processors while the replay goes on; leaving it, all of them are checked."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor()
+        self._batch: list[tuple[Envelope, str]] = []
+        self._batches: list[Future[None]] = []
+
+    def __call__(self, envelope: Envelope, public: str) -> None:
+        self._batch.append((envelope, public))
+        if len(self._batch) == BATCH:
+            self._send()
+
+    def _send(self) -> None:
+        batch, self._batch = self._batch, []
+        self._batches.append(self._pool.submit(_verify_all, batch))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        self._send()
+        self._pool.shutdown()
+        for batch in self._batches if failed[0] is None else ():
+            batch.result()
+
+
+def _verify_all(batch: Sequence[tuple[Envelope, str]]) -> None:
+    for envelope, public in batch:
+        try:
+            verify(envelope, public)
+        except EscrowError as error:
+            raise _tampered(f"The statement {envelope.digest} is badly signed: {error.message}") from error
 
 
 def _same_tree(connection: sqlite3.Connection, tree: Tree, reading: _Reading) -> None:
