@@ -10,11 +10,9 @@ The first three cannot tell a ledger that was shortened or forked by its own ope
 signature; the fourth can, as long as one party kept a checkpoint of what was taken away.
 """
 
-import gc
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -68,7 +66,7 @@ def audit(directory: Path, heads: Mapping[str, str] | None = None, told: Told = 
     try:
         with _opened(directory / home.LEDGER) as connection:
             reading = _Reading(connection, {head.size for head in remembered.values() if isinstance(head, Checkpoint)})
-            with _uncollected(), _Verifying() as verifying:
+            with _Verifying() as verifying:
                 replayed = replay(reading.leaves(), key=key, verifier=verifying)
             say(f"{replayed.tree.size} entries replayed: form, signature and rule of each")
             _same_tree(connection, replayed.tree, reading)
@@ -139,18 +137,6 @@ class _Reading:
     def _note(self, tree: Tree) -> None:
         if tree.size in self.sizes:
             self.roots[tree.size] = tree.root()
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector: it would look again and again at records that all stay."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 class _Verifying:
