@@ -1,9 +1,9 @@
-# make demo | test | check | setup
+# make demo | test | check | setup | protocol
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check setup
+.PHONY: demo test check setup protocol
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -22,3 +22,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m contracts.protocol.generate --check
+
+protocol: setup
+	$(BIN)/python -m contracts.protocol.generate

@@ -5,7 +5,7 @@
 when it was made and is no argument of any verb, so no verb can act for somebody else by mistake.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from contracts.contract import Contract
@@ -36,11 +36,11 @@ class DepositView(Term):
     party: Name
     part: str
     commitment: Commitment
+    data_schema: Digest
     rows: int | None
     positives: int | None
     revoked: bool
     looks: int
-    stored: bool  # whether the encrypted file has arrived
 
 
 class Receipt(Term):
@@ -67,6 +67,33 @@ class CaseView(Term):
     run: int
     stages: tuple[str, ...]
     verdict: str | None
+    package: Digest | None = None  # of the ciphertext that the caller may collect
+
+
+class Event(Term):
+    """A ledger entry that concerns a contract of the caller's."""
+
+    index: int
+    time: int
+    kind: str  # of the statement
+    contract: Digest
+
+
+class Upload(Protocol):
+    """An encrypted file on its way to the escrow; it may still be growing while it is read."""
+
+    @property
+    def token(self) -> str:
+        """The name under which it is resumed: 32 hexadecimal digits that the caller chose."""
+        ...
+
+    def chunks(self, offset: int) -> Iterator[bytes]:
+        """The bytes from an offset to the end."""
+        ...
+
+    def digest(self) -> Digest:
+        """Of the whole file; known when all chunks were given."""
+        ...
 
 
 class Escrow(Protocol):
@@ -89,8 +116,8 @@ class Escrow(Protocol):
         """Put a signed statement on the ledger. Idempotent: the same envelope has one index and time."""
         ...
 
-    def deposit(self, commitment: Commitment, chunks: Iterable[bytes]) -> None:
-        """Send the encrypted file of a deposit that the caller stated before. Idempotent."""
+    def deposit(self, upload: Upload) -> Digest:
+        """Send an encrypted file, before it is stated; its digest. Goes on where an earlier call was cut off."""
         ...
 
     def deposits(self) -> tuple[DepositView, ...]:
@@ -105,8 +132,12 @@ class Escrow(Protocol):
         """All contracts of the caller's."""
         ...
 
-    def collect(self, contract: Digest) -> Iterator[bytes]:
-        """The caller's package of a released contract, encrypted to the caller."""
+    def collect(self, contract: Digest, offset: int = 0) -> Iterator[bytes]:
+        """The caller's package of a released contract, encrypted to the caller, from an offset on."""
+        ...
+
+    def watch(self, since: int) -> Iterator[Event]:
+        """What happens to the caller's contracts, from a ledger index on; waits for more, and ends with the session."""
         ...
 
     def head(self) -> str:

@@ -6,7 +6,8 @@ exist, too few positives, tests too fine for the bootstrap, disclosures wider th
 shown to parties in rounds without their saying so. Rules that need the ledger stand in `contracts.rules`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, ValidationError, field_validator, model_validator
@@ -160,9 +161,11 @@ class Contract(Term):
     def _conditions(self) -> Self:
         if isinstance(self.computation, JointTraining) and not self.release:
             raise ValueError("release: a joint training needs at least one clause")
+        seen: set[Clause] = set()
         for number, clause in enumerate(self.release):
-            if clause in self.release[:number]:
+            if clause in seen:
                 raise ValueError(f"release[{number}]: the clause stands there twice")
+            seen.add(clause)
             if isinstance(clause, Measured):
                 self._clause_can_be_decided(number, clause)
         return self
@@ -237,11 +240,26 @@ class Contract(Term):
 
     def canonical(self) -> bytes:
         """The bytes that are signed."""
-        return canonical(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+        return self._form
 
     def digest(self) -> Digest:
         """What an approval names."""
-        return digest(self.canonical())
+        return self._digest
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """See `pydantic.BaseModel.model_copy`; what was computed of this contract does not hold for the copy."""
+        copied = super().model_copy(update=update, deep=deep)
+        for computed in ("_form", "_digest"):
+            copied.__dict__.pop(computed, None)
+        return copied
+
+    @cached_property
+    def _form(self) -> bytes:
+        return canonical(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+    @cached_property
+    def _digest(self) -> Digest:
+        return digest(self._form)
 
 
 def _unique(what: str, items: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ A leaf of the Merkle tree is the canonical JSON `{"envelope": <DSSE envelope>, "
 tree head covers the statement, its signature and the escrow's clock.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from contracts.errors import EscrowError
@@ -86,6 +86,17 @@ def checked(
     return entry, apply(records, entry)
 
 
+class Step(NamedTuple):
+    """One entry of a replay: what it is, what it changed, and the tree that ends with it."""
+
+    entry: Entry
+    envelope: Envelope
+    data: bytes  # the leaf
+    changed: tuple[Record, ...]
+    tree: Tree
+    nodes: tuple[bytes, ...]  # hashes of the complete subtrees that end here
+
+
 class Replayed(NamedTuple):
     """What replaying a ledger yields."""
 
@@ -94,26 +105,46 @@ class Replayed(NamedTuple):
     time: int  # of the last entry
 
 
-def replay(leaves: Iterable[bytes], *, key: str | None = None, verifier: Verifier = verify) -> Replayed:
+def steps(
+    leaves: Iterable[bytes], records: dict[Key, Record], *, key: str | None = None, verifier: Verifier = verify
+) -> Iterator[Step]:
     """Every entry from the first, each verified and applied; needs the ledger and nothing else.
+
+    Args:
+        leaves: in the ledger's order.
+        records: where the records are kept; empty, and after each step as of its entry.
+        key: the pinned public key of the ledger, if there is one.
+        verifier: as for `checked`.
 
     Raises:
         EscrowError: `ledger-tampered` at the first entry that is malformed, badly signed, out of time or refused.
     """
-    records: dict[Key, Record] = {}
     tree, clock = Tree(), 0
     for index, data in enumerate(leaves):
         try:
             envelope, time = read_leaf(data)
-            _, changed = checked(records, envelope, index=index, time=time, key=key, verifier=verifier)
+            entry, changed = checked(records, envelope, index=index, time=time, key=key, verifier=verifier)
         except EscrowError as error:
             raise EscrowError("ledger-tampered", f"Entry {index} is refused ({error.code}): {error.message}") from error
         if time < clock:
             raise EscrowError("ledger-tampered", f"Entry {index} is earlier than the entry before it.")
         clock = time
         records.update({record.key(): record for record in changed})
-        tree, _ = tree.append(leaf_hash(data))
+        tree, nodes = tree.append(leaf_hash(data))
+        yield Step(entry, envelope, data, changed, tree, nodes)
+
+
+def replay(leaves: Iterable[bytes], *, key: str | None = None, verifier: Verifier = verify) -> Replayed:
+    """What all the entries come to.
+
+    Raises:
+        EscrowError: as `steps`.
+    """
+    records: dict[Key, Record] = {}
+    tree, clock = Tree(), 0
+    for step in steps(leaves, records, key=key, verifier=verifier):
+        tree, clock = step.tree, step.entry.time
     return Replayed(records, tree, clock)
 
 
-__all__ = ["Leaf", "Replayed", "checked", "leaf", "read_leaf", "replay"]
+__all__ = ["Leaf", "Replayed", "Step", "checked", "leaf", "read_leaf", "replay", "split_leaf", "steps"]

@@ -75,6 +75,27 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "runtime-unfit": Code(Exit.REFUSED, "Give the runtime a directory of its own on a Linux machine."),
         "blob-corrupt": Code(Exit.REFUSED, "Send the bytes again, unchanged; do not rely on these."),
         "vault-sealed": Code(Exit.REFUSED, "Only the holder of the right key can open this."),
+        "storage-full": Code(Exit.REFUSED, "Ask the operator for room; the upload goes on where it stopped."),
+        "storage-unreachable": Code(
+            Exit.CONNECTION, "Try again later; the operator checks the object storage, its address and credentials."
+        ),
+        "upload-refused": Code(Exit.REFUSED, "Ask how much of the upload has arrived and go on from there."),
+        "upload-busy": Code(Exit.REFUSED, "Wait until the other transfer of this upload has ended."),
+        "quota-exceeded": Code(Exit.REFUSED, "Wait until what is under way has ended, or ask the operator for more."),
+        # the wire
+        "escrow-unreachable": Code(Exit.CONNECTION, "Check the address and that the escrow serves there; try again."),
+        "escrow-untrusted": Code(
+            Exit.CONNECTION, "Do not go on; compare the escrow's fingerprint with the operator once more."
+        ),
+        "certificate-refused": Code(Exit.CONNECTION, "Get a new certificate with `party enrol`."),
+        "certificate-missing": Code(Exit.USAGE, "Get a certificate with `party enrol`."),
+        "certificate-expired": Code(Exit.CONNECTION, "Get a new certificate with `party enrol`."),
+        "certificate-revoked": Code(Exit.CONNECTION, "Get a certificate for a new TLS key with `party enrol`."),
+        "port-taken": Code(Exit.USAGE, "Choose another address or port, or stop the program that listens there."),
+        "escrow-slow": Code(Exit.TIMEOUT, "Try again; what was acknowledged stands, and repeating a call is safe."),
+        "upload-stalled": Code(Exit.TIMEOUT, "Send the file again; it goes on where it was cut off."),
+        "message-refused": Code(Exit.REFUSED, "Send one statement of at most 1 MiB; files are sent in chunks."),
+        "enrolment-refused": Code(Exit.REFUSED, "Make the request again with `party enrol`."),
         # the law
         "statement-refused": Code(
             Exit.REFUSED, "Look at the contract's status; only what its state allows is accepted."
@@ -118,6 +139,10 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             Exit.REFUSED, "Keep a copy as evidence and compare checkpoints with the other parties."
         ),
         "home-exists": Code(Exit.USAGE, "Choose an empty directory, or use the keys that are there."),
+        "passphrase-missing": Code(Exit.USAGE, "Name its file in PARTY_PASSPHRASE_FILE, or type it when asked."),
+        "key-exposed": Code(Exit.USAGE, "Let its owner alone read it (chmod 600), and think about who may have."),
+        "policy-invalid": Code(Exit.REFUSED, "Correct the named terms of policy.yml; nothing is approved until then."),
+        "policy-refused": Code(Exit.REFUSED, "Do not approve it, or edit policy.yml first if the bank has decided so."),
         "home-missing": Code(Exit.USAGE, "Name the party's home with --home or PARTY_HOME."),
         "escrow-pinned": Code(
             Exit.CONNECTION, "Compare fingerprints with the operator before you trust another escrow."
@@ -125,6 +150,16 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "digest-mismatch": Code(Exit.REFUSED, "Do not sign; compare the contract with the other parties."),
         "escrow-exists": Code(Exit.USAGE, "Choose an empty directory, or use the escrow that is there."),
         "escrow-busy": Code(Exit.REFUSED, "Wait until the other command ends, or stop the escrow that runs there."),
+        "database-unsupported": Code(
+            Exit.USAGE, "Name it as sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME."
+        ),
+        "database-unreachable": Code(
+            Exit.CONNECTION, "Check that the database server runs and lets the escrow in, then try again."
+        ),
+        "database-older": Code(Exit.REFUSED, "Start this escrow once: it brings its database up to date."),
+        "database-newer": Code(Exit.REFUSED, "Install the version of model-escrow that last served this database."),
+        "database-in-use": Code(Exit.USAGE, "Name an empty database."),
+        "export-invalid": Code(Exit.REFUSED, "Export the ledger again; do not rely on this file."),
         "escrow-missing": Code(Exit.USAGE, "Name the directory of an escrow, the one that holds escrow.json."),
         "bug": Code(Exit.BUG, "Report it with the command you ran; ESCROW_DEBUG=1 shows where it happened."),
     }

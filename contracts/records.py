@@ -55,6 +55,7 @@ class PartyRecord(Record):
     request: EnrolmentRequest
     revoked: bool = False
     contracts: tuple[Digest, ...] = ()  # the unfinished ones it is a party of
+    revoked_keys: tuple[Digest, ...] = ()  # of its TLS keys
 
     def key(self) -> Key:
         """By name: a name is never given twice."""
@@ -106,6 +107,12 @@ class CaseRecord(Record):
     def key(self) -> Key:
         """By the contract's digest."""
         return Key("case", self.digest)
+
+    def document(self) -> bytes:
+        """See `Record.document`; the contract's bytes are those it was signed by, not written again."""
+        own = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"contract"})
+        parts = {name: canonical(value) for name, value in own.items()} | {"contract": self.contract.canonical()}
+        return b"{" + b",".join(canonical(name) + b":" + parts[name] for name in sorted(parts)) + b"}"
 
     @property
     def ended(self) -> bool:

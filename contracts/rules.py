@@ -10,6 +10,7 @@ in `contracts.proceedings`.
  3. A party is admitted once under a name, on its own signature; revoked, its unfinished contracts are halted.
  4. A deposit is stated by its owner, once; revoked, every unfinished contract that uses it is halted.
  5. A standing rule is made, once, and revoked by the party that it binds.
+ 6. Whoever was admitted revokes TLS keys of its own: each once, and a bounded number.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,8 @@ from contracts.records import (
 )
 from contracts.signing import PAYLOAD_TYPE, pae, verify_bytes
 from contracts.statements import Statement
+
+REVOKED_KEYS_AT_MOST: Final = 256  # of one party
 
 Changed = Iterator[Record]
 
@@ -197,6 +200,15 @@ def _rule_revoked(records: Records, statement: st.RuleRevoked, entry: Entry) -> 
     yield record.model_copy(update={"revoked": True})
 
 
+def _certificate_revoked(records: Records, statement: st.CertificateRevoked, entry: Entry) -> Changed:  # noqa: ARG001
+    record = party_record(records, statement.party)
+    if statement.key in record.revoked_keys:
+        raise refused("This TLS key was revoked before.")
+    if len(record.revoked_keys) >= REVOKED_KEYS_AT_MOST:
+        raise refused(f"A party revokes at most {REVOKED_KEYS_AT_MOST} TLS keys.")
+    yield record.model_copy(update={"revoked_keys": (*record.revoked_keys, statement.key)})
+
+
 _RULES: Final[Mapping[type[Statement], Callable[[Records, Any, Entry], Changed]]] = MappingProxyType(
     {
         st.LedgerOpened: _ledger_opened,
@@ -206,6 +218,7 @@ _RULES: Final[Mapping[type[Statement], Callable[[Records, Any, Entry], Changed]]
         st.DataRevoked: _data_revoked,
         st.RuleMade: _rule_made,
         st.RuleRevoked: _rule_revoked,
+        st.CertificateRevoked: _certificate_revoked,
         **proceedings.RULES,
     }
 )

@@ -178,6 +178,13 @@ class RuleRevoked(ByParty):
     rule: Digest
 
 
+class CertificateRevoked(ByParty):
+    """A TLS key of the party's is no longer its own: sessions under it end, and it is never certified again."""
+
+    kind: Literal["certificate-revoked"] = "certificate-revoked"
+    key: Digest  # of the DER SubjectPublicKeyInfo
+
+
 class RunStarted(ByEscrow):
     """A run begins; its budget is counted here."""
 
@@ -253,6 +260,7 @@ AnyStatement = Annotated[
     | ContractHalted
     | RuleMade
     | RuleRevoked
+    | CertificateRevoked
     | RunStarted
     | StageCompleted
     | RunDecided

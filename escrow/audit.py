@@ -1,40 +1,42 @@
 """What anyone with a copy of an escrow's directory can check, without its keys and without writing to it.
 
 1. Every entry is replayed: its form, its place, its signature and the rule that permits it.
-2. The Merkle root computed anew from the leaves is the root that the stored hashes of subtrees lead to, and the columns
-   beside each leaf say what the leaf says.
-3. The read tables hold exactly what the replay yields.
+2. What stands beside each entry, the hashes of its subtrees above all, is what the entries themselves yield.
+3. The other tables hold exactly what the replay yields.
 4. Each checkpoint that somebody remembers was signed with this ledger's key and is a beginning of this ledger.
 
 The first three cannot tell a ledger that was shortened or forked by its own operator, who holds the key and has every
 signature; the fourth can, as long as one party kept a checkpoint of what was taken away.
 """
 
-import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import tee
 from pathlib import Path
-from typing import Final, Self
-from urllib.parse import quote
+from typing import Any, Final, Self
+
+from sqlalchemy import Connection, LargeBinary, Table, cast, select
+from sqlalchemy import Row as Read
+from sqlalchemy import exc as sql
 
 from contracts.canonical import digest
-from contracts.entries import Replayed, replay, split_leaf
+from contracts.entries import Step as Entry
+from contracts.entries import split_leaf, steps
 from contracts.errors import EscrowError
-from contracts.records import CaseRecord, Record
+from contracts.records import Key, Record
 from contracts.signing import Envelope, verify
-from contracts.transparency import HASH_BYTES, Checkpoint, Node, Tree, leaf_hash, node_row, parse_note
+from contracts.transparency import Checkpoint, Tree, parse_note
 from escrow import home
+from escrow.engine import Database
+from escrow.migrations import require_current
+from escrow.rows import BATCH as ROWS
+from escrow.tables import ENTRIES, EVENTS, MEMBERS, RECORDS, Row, event_rows, member_rows, record_row
 
 Step = tuple[int, str]
 Told = Callable[[Step], None]
 
 BATCH: Final = 256  # signatures that a thread takes at once
-_ENTRIES: Final = (
-    "SELECT position, envelope, time, CAST(leaf AS BLOB), CAST(nodes AS BLOB) FROM entries ORDER BY position"
-)
-_RECORDS: Final = "SELECT key, kind, state, CAST(document AS BLOB) FROM records"
-_NODES: Final = "SELECT CAST(nodes AS BLOB) FROM entries WHERE position = ?"
 
 
 def unheard(step: Step) -> None:
@@ -63,20 +65,24 @@ def audit(directory: Path, heads: Mapping[str, str] | None = None, told: Told = 
         done.append((len(done) + 1, words))
         told(done[-1])
 
+    database = Database(home.database_url(directory))
+    found = _Found({head.size for head in remembered.values() if isinstance(head, Checkpoint)})
     try:
-        with _opened(directory / home.LEDGER) as connection:
-            reading = _Reading(connection, {head.size for head in remembered.values() if isinstance(head, Checkpoint)})
+        with database.snapshot() as connection:
+            require_current(connection)
             with _Verifying() as verifying:
-                replayed = replay(reading.leaves(), key=key, verifier=verifying)
-            say(f"{replayed.tree.size} entries replayed: form, signature and rule of each")
-            _same_tree(connection, replayed.tree, reading)
-            say("the root of the leaves is the root of the stored hashes")
-            _same_records(connection, replayed)
-            say(f"{len(replayed.records)} records in the read tables are those of the replay")
-    except sqlite3.Error as error:
-        raise _tampered(f"The ledger's database cannot be read: {error}.") from error
+                found.replay(connection, key, verifying)
+            say(f"{found.size} entries replayed: form, signature and rule of each")
+            found.same_entries()
+            say("the hashes and columns beside each entry are those that the entries yield")
+            found.same_tables(connection)
+            say(f"{len(found.records)} records in the read tables are those of the replay")
+    except sql.DBAPIError as error:
+        raise _tampered(f"The ledger's database cannot be read: {error.orig}.") from error
+    finally:
+        database.close()
     for whose, head in remembered.items():
-        _begins(whose, head, reading.roots)
+        _begins(whose, head, found.roots)
     say(f"{len(remembered)} remembered checkpoints are beginnings of this ledger")
     return tuple(done)
 
@@ -85,58 +91,84 @@ def _tampered(sentence: str) -> EscrowError:
     return EscrowError("ledger-tampered", sentence)
 
 
-def _opened(path: Path) -> "_Closing":
-    if not path.is_file():
-        raise EscrowError("escrow-missing", f"{path} is not there.")
-    # A copy that nobody serves has no log beside it and may lie on a medium that takes no writing.
-    mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
-    return _Closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?{mode}", uri=True))
-
-
 @dataclass
-class _Closing:
-    """A connection that is closed at the end, in one read transaction: what is checked does not change meanwhile."""
+class _Found:
+    """What one pass over the entries yields for all steps."""
 
-    connection: sqlite3.Connection
-
-    def __enter__(self) -> sqlite3.Connection:
-        try:
-            self.connection.isolation_level = None
-            self.connection.execute("BEGIN")
-        except sqlite3.Error:
-            self.connection.close()
-            raise
-        return self.connection
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
-
-
-@dataclass
-class _Reading:
-    """One pass over the entries: their leaves for the replay, and beside it what the other steps need."""
-
-    connection: sqlite3.Connection
     sizes: Collection[int]  # of trees whose roots are asked for
+    size: int = 0
+    records: dict[Key, Record] = field(default_factory=dict)
     roots: dict[int, bytes] = field(default_factory=dict)
-    odd: list[int] = field(default_factory=list)  # entries whose columns do not say what their leaf says
+    events: list[Row] = field(default_factory=list)
+    members: list[Row] = field(default_factory=list)
+    odd: list[int] = field(default_factory=list)  # entries beside which stands something else than they yield
 
-    def leaves(self) -> Iterator[bytes]:
-        tree = Tree()
-        self._note(tree)
-        for place, (position, envelope, time, data, nodes) in enumerate(self.connection.execute(_ENTRIES)):
-            if position != place:
-                raise _tampered(f"Entry {place} is missing.")
-            yield data  # the replay reads it first, so its form is known to be good afterwards
-            tree, expected = tree.append(leaf_hash(data))
-            signed, when = split_leaf(data)
-            if (envelope, time, nodes) != (digest(signed), when, b"".join(expected)):
-                self.odd.append(place)
-            self._note(tree)
+    def replay(self, connection: Connection, key: str, verifying: "_Verifying") -> None:
+        """Step 1, with what the others need."""
+        self._note(Tree())
+        rows, again = tee(_rows(connection, ENTRIES, ordered=True))
+        for row, entry in zip(rows, steps(_leaves(again), self.records, key=key, verifier=verifying), strict=True):
+            if not _fits(row, entry):
+                self.odd.append(row.position)
+            self.events += event_rows(entry.entry, entry.changed)
+            self.members += member_rows(entry.entry)
+            self._note(entry.tree)
 
     def _note(self, tree: Tree) -> None:
+        self.size = tree.size
         if tree.size in self.sizes:
             self.roots[tree.size] = tree.root()
+
+    def same_entries(self) -> None:
+        """Step 2."""
+        if self.odd:
+            raise _tampered(f"What stands beside entry {self.odd[0]} is not what the entries yield.")
+
+    def same_tables(self, connection: Connection) -> None:
+        """Step 3."""
+        _same(connection, RECORDS, map(record_row, self.records.values()))
+        _same(connection, MEMBERS, self.members)
+        _same(connection, EVENTS, self.events)
+
+
+def _rows(connection: Connection, table: Table, *, ordered: bool = False) -> Iterable[Read[Any]]:
+    """All rows; bytes as bytes, for SQLite gives back whatever type was stored."""
+    columns = [cast(each, LargeBinary).label(each.name) if _binary(each.type) else each for each in table.c]
+    query = select(*columns).order_by(*table.primary_key) if ordered else select(*columns)
+    return connection.execute(query, execution_options={"yield_per": ROWS})
+
+
+def _binary(kind: object) -> bool:
+    return isinstance(kind, LargeBinary)
+
+
+def _leaves(rows: Iterable[Read[Any]]) -> Iterator[bytes]:
+    for place, row in enumerate(rows):
+        if row.position != place:
+            raise _tampered(f"Entry {place} is missing.")
+        yield row.leaf
+
+
+def _fits(row: Read[Any], entry: Entry) -> bool:
+    signed, time = split_leaf(row.leaf)
+    return (row.envelope, row.time, row.nodes) == (digest(signed), time, b"".join(entry.nodes))
+
+
+def _same(connection: Connection, table: Table, expected: Iterable[Row]) -> None:
+    """Whether a table holds the expected rows and no others."""
+    keys = [column.name for column in table.primary_key]
+    due = {tuple(row[key] for key in keys): row for row in expected}
+    for row in _rows(connection, table):
+        found = row._asdict()
+        name = tuple(found[key] for key in keys)
+        if due.pop(name, None) != found:
+            raise _tampered(f"The row {_shown(name)} of {table.name} is not what the ledger says.")
+    if due:
+        raise _tampered(f"The row {_shown(min(due))} of {table.name} is missing.")
+
+
+def _shown(name: tuple[object, ...]) -> str:
+    return " ".join(map(str, name))
 
 
 class _Verifying:
@@ -172,33 +204,6 @@ def _verify_all(batch: Sequence[tuple[Envelope, str]]) -> None:
             verify(envelope, public)
         except EscrowError as error:
             raise _tampered(f"The statement {envelope.digest} is badly signed: {error.message}") from error
-
-
-def _same_tree(connection: sqlite3.Connection, tree: Tree, reading: _Reading) -> None:
-    def fetch(nodes: Sequence[Node]) -> list[bytes]:
-        found = []
-        for row, level in (node_row(*node) for node in nodes):
-            [stored] = connection.execute(_NODES, (row,)).fetchone()
-            found.append(stored[level * HASH_BYTES : (level + 1) * HASH_BYTES])
-        return found
-
-    if Tree.restore(tree.size, fetch).root() != tree.root():
-        raise _tampered("The stored hashes lead to another root than the leaves.")
-    if reading.odd:
-        raise _tampered(f"The columns beside entry {reading.odd[0]} do not say what the entry says.")
-
-
-def _same_records(connection: sqlite3.Connection, replayed: Replayed) -> None:
-    stored = {key: (kind, state, document) for key, kind, state, document in connection.execute(_RECORDS)}
-    for key, record in replayed.records.items():
-        if stored.pop(f"{key.kind}/{key.name}", None) != (key.kind, _state(record), record.document()):
-            raise _tampered(f"The record {key.kind}/{key.name} is not what the ledger says.")
-    if stored:
-        raise _tampered(f"The record {min(stored)} stands on no entry of the ledger.")
-
-
-def _state(record: Record) -> str | None:
-    return str(record.state) if isinstance(record, CaseRecord) else None
 
 
 def _remembered(whose: str, note: str, origin: str, key: str) -> Checkpoint | EscrowError:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from pydantic import ValidationError
 
@@ -26,17 +26,18 @@ from contracts.records import (
 )
 from contracts.signing import Envelope, Signer, sign, verify
 from contracts.statements import ByEscrow, EnrolmentRequest, Statement
-from contracts.transparency import parse_note
 from escrow import home
 from escrow.age import recipient_of
+from escrow.authority import Authority
+from escrow.blobs import blobs_at
+from escrow.hub import Hub
 from escrow.ledger import Appended, Ledger
 from escrow.runs import Progress, Runs, key_name, silent
 from escrow.runtime.base import Limits, Runtime
 from escrow.session import Session
 from escrow.turns import Turns
+from escrow.uploads import UploadLimits, Uploads
 from escrow.vault import Vault
-
-DEPOSIT_AT_MOST: Final = 16 << 30
 
 
 def clock() -> int:
@@ -53,21 +54,40 @@ class Core:
     signer: Signer
     ledger: Ledger
     vault: Vault
+    uploads: Uploads
     runtime: Runtime
     lock: home.Lock
     now: Callable[[], int] = clock
     limits: Limits = field(default_factory=Limits)
     turns: Turns = field(default_factory=Turns)
-    deposit_at_most: int = DEPOSIT_AT_MOST  # bytes of one encrypted file
+    hub: Hub = field(default_factory=Hub)
 
     @classmethod
-    def create(cls, directory: Path, origin: str, runtime: Runtime, *, now: Callable[[], int] = clock) -> Self:
-        """A new escrow: its key, its ledger and the first statement on it.
+    def create(
+        cls,
+        directory: Path,
+        origin: str,
+        runtime: Runtime,
+        *,
+        database: str | None = None,
+        blobs: str | None = None,
+        now: Callable[[], int] = clock,
+    ) -> Self:
+        """A new escrow: its key, its certificate authority, its ledger and the first statement on it.
+
+        Args:
+            directory: where it lives.
+            origin: of its ledger's checkpoints.
+            runtime: what runs its jobs.
+            database: SQLAlchemy URL of the ledger; a file in the directory if None.
+            blobs: URL of S3-compatible storage for encrypted files; a folder in the directory if None.
+            now: the clock.
 
         Raises:
             EscrowError: `escrow-exists` if the directory holds one.
         """
-        home.make(directory, origin)
+        home.make(directory, origin, database, blobs)
+        Authority.create(directory, origin, now())
         return cls.open(directory, runtime, now=now)
 
     @classmethod
@@ -80,8 +100,10 @@ class Core:
         signer, origin = home.open_key(directory)
         lock = home.lock(directory)
         try:
-            ledger = Ledger(f"sqlite:///{directory / home.LEDGER}")
-            core = cls(directory, origin, signer, ledger, Vault(directory / "vault"), runtime, lock, now)
+            ledger = Ledger(home.database_url(directory))
+            vault = Vault(directory / "vault", blobs_at(home.blobs_url(directory), directory / "vault" / "blobs"))
+            uploads = Uploads(directory / "uploads", vault, UploadLimits())
+            core = cls(directory, origin, signer, ledger, vault, uploads, runtime, lock, now)
             core.recover()
         except BaseException:
             lock.release()
@@ -104,6 +126,7 @@ class Core:
 
     def close(self) -> None:
         """End what runs and give everything back."""
+        self.hub.close()
         self.runtime.close()
         self.ledger.close()
         self.lock.release()
@@ -120,7 +143,14 @@ class Core:
 
     def state(self, statement: ByEscrow | Statement) -> Appended:
         """Sign a statement of the escrow and put it on the ledger."""
-        return self.ledger.append(sign(statement.payload(), self.signer), self.now())
+        return self._append(sign(statement.payload(), self.signer))
+
+    def _append(self, envelope: Envelope) -> Appended:
+        appended = self.ledger.append(envelope, self.now())
+        cases = [record for record in appended.changed if isinstance(record, CaseRecord)]
+        if cases:
+            self.hub.tell({name for case in cases for name in case.contract.names()})
+        return appended
 
     def admit(self, request: Envelope, fingerprint: str) -> Receipt:
         """Admit a party whose enrolment request was signed with the key of this fingerprint (a key id).
@@ -179,7 +209,7 @@ class Core:
 
     def accept(self, envelope: Envelope) -> Receipt:
         """Put a party's statement on the ledger and do what follows from it."""
-        appended = self.ledger.append(envelope, self.now())
+        appended = self._append(envelope)
         self._after(appended)
         return self._receipt(appended, envelope)
 
@@ -211,6 +241,6 @@ class Core:
 
     def _receipt(self, appended: Appended, envelope: Envelope) -> Receipt:
         head = self.head()
-        size = parse_note(head, {self.origin: self.signer.public}).size
+        size = int(head.split("\n", 2)[1])
         proof = tuple(each.hex() for each in self.ledger.inclusion(appended.index, size))
         return Receipt(index=appended.index, time=appended.time, envelope=envelope.digest, head=head, proof=proof)

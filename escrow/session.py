@@ -4,34 +4,29 @@ Who the caller is was settled when the session was made and is an attribute of t
 public ones asks the ledger whether the caller is still admitted, so a revoked party's open session ends with it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from contracts import statements as st
-from contracts.api import CaseView, DepositView, EscrowView, PartyView, Receipt
+from contracts.api import CaseView, DepositView, EscrowView, Event, PartyView, Receipt, Upload
 from contracts.capabilities import require_supported
 from contracts.errors import EscrowError
 from contracts.lifecycle import State
-from contracts.records import (
-    CaseRecord,
-    DepositRecord,
-    Key,
-    PartyRecord,
-    Record,
-    case_record,
-    deposit_record,
-    party_record,
-)
+from contracts.records import CaseRecord, DepositRecord, Key, PartyRecord, Record, case_record, party_record
 from contracts.signing import Envelope
 from contracts.statements import ByParty, read
 from contracts.status import turn
+from contracts.terms import Digest
+from escrow.hub import Watching
 from escrow.vault import Vault
 
 if TYPE_CHECKING:
     from escrow.core import Core
 
 ENTRIES_AT_MOST: Final = 1000
+ANSWER_AT_MOST: Final = 2 << 20  # bytes of entries in one answer
+EVENTS_AT_ONCE: Final = 500
 CHUNK: Final = 1 << 18
 
 
@@ -60,15 +55,20 @@ class Session:
 
     def submit(self, envelope: bytes) -> Receipt:
         """See `contracts.api.Escrow.submit`."""
+        self.admitted()
         signed = Envelope.from_bytes(envelope)
         statement = read(signed.payload)
         if not isinstance(statement, ByParty) or statement.party != self.caller:
             raise EscrowError("not-permitted", f"{self.caller} may submit its own statements only.")
-        if isinstance(statement, st.DataDeposited) and statement.size > self.core.deposit_at_most:
-            raise EscrowError("blob-refused", f"A deposit has at most {self.core.deposit_at_most} bytes.")
-        if isinstance(statement, st.ContractProposed) and not self.core.ledger.has(signed):
-            self._proposable(statement)
+        if isinstance(statement, st.DataDeposited | st.ContractProposed) and not self.core.ledger.has(signed):
+            self._sound(statement)
         return self.core.accept(signed)
+
+    def admitted(self, *, reading: bool = False) -> None:
+        """Refuse a caller whose admission was revoked, and one that only audits unless it is about `reading`."""
+        record = party_record(self._records(), self.caller)
+        if record.request.role == "auditor" and not reading:
+            raise EscrowError("not-permitted", f"{self.caller} is an auditor: it reads the ledger, and nothing else.")
 
     def _records(self, *keys: Key) -> dict[Key, Record]:
         """The named records, for a caller that is still admitted."""
@@ -77,48 +77,37 @@ class Session:
         party_record(records, self.caller)
         return records
 
-    def _proposable(self, statement: st.ContractProposed) -> None:
-        """Everything is refused now that would keep the contract from running later."""
-        contract = statement.contract
-        require_supported(contract, self.core.runs.able)
-        records = self.core.ledger.records(*(Key("deposit", commitment) for commitment in contract.commitments()))
-        for commitment in contract.commitments():
-            stated = deposit_record(records, commitment).stated
-            if not self.core.vault.has(stated.blob):
-                raise EscrowError(
-                    "blob-missing", f"The encrypted file of {stated.party}'s {stated.part} has not arrived."
-                )
+    def _sound(self, statement: st.DataDeposited | st.ContractProposed) -> None:
+        """Everything is refused now that would keep a contract from running later."""
+        if isinstance(statement, st.ContractProposed):
+            require_supported(statement.contract, self.core.runs.able)
+        elif not self.core.vault.has(statement.blob):
+            raise EscrowError("blob-missing", f"The encrypted file of the {statement.part} deposit has not arrived.")
+        elif self.core.vault.size(statement.blob) != statement.size:
+            raise EscrowError("blob-refused", "The encrypted file has another size than is stated.")
 
-    def deposit(self, commitment: str, chunks: Iterable[bytes]) -> None:
+    def received(self, upload: str) -> int:
+        """How many bytes of an upload have safely arrived."""
+        self.admitted()
+        return self.core.uploads.received(self.caller, upload)
+
+    def receive(self, upload: str, offset: int, chunks: Iterator[bytes], digest: Callable[[], Digest]) -> Digest:
+        """Take an upload's bytes from an offset on; `digest` is asked for when all of them are there."""
+        self.admitted()
+        return self.core.uploads.receive(self.caller, upload, offset, chunks, digest)
+
+    def deposit(self, upload: Upload) -> Digest:
         """See `contracts.api.Escrow.deposit`."""
-        stated = deposit_record(self._records(Key("deposit", commitment)), commitment).stated
-        if stated.party != self.caller:
-            raise EscrowError("not-permitted", f"The deposit is not {self.caller}'s.")
-        if not self.core.vault.has(stated.blob):
-            self.core.vault.put(chunks, expected=stated.blob, limit=stated.size)
+        offset = self.received(upload.token)
+        return self.receive(upload.token, offset, upload.chunks(offset), upload.digest)
 
     def deposits(self) -> tuple[DepositView, ...]:
         """See `contracts.api.Escrow.deposits`."""
-        self._records()
-        views = []
-        for record in self.core.ledger.all("deposit"):
-            if isinstance(record, DepositRecord) and record.stated.party == self.caller:
-                stated = record.stated
-                views.append(
-                    DepositView(
-                        party=stated.party,
-                        part=stated.part,
-                        commitment=stated.commitment,
-                        rows=stated.rows,
-                        positives=stated.positives,
-                        revoked=record.revoked,
-                        looks=record.looks,
-                        stored=self.core.vault.has(stated.blob),
-                    )
-                )
-        return tuple(views)
+        self.admitted()
+        return tuple(_deposit(record) for record in self.core.ledger.deposits(self.caller))
 
     def _case(self, contract: str) -> CaseRecord:
+        self.admitted()
         case = case_record(self._records(Key("case", contract)), contract)
         if self.caller not in case.contract.names():
             raise EscrowError("contract-unknown", f"No contract has the digest {contract}.")
@@ -126,20 +115,29 @@ class Session:
 
     def view(self, contract: str) -> CaseView:
         """See `contracts.api.Escrow.view`."""
-        return _view(self._case(contract))
+        return _view(self._case(contract), self.caller)
 
     def contracts(self) -> tuple[CaseView, ...]:
         """See `contracts.api.Escrow.contracts`."""
-        self._records()
-        cases = (case for case in self.core.ledger.all("case") if isinstance(case, CaseRecord))
-        return tuple(_view(case) for case in cases if self.caller in case.contract.names())
+        self.admitted()
+        return tuple(_view(case, self.caller) for case in self.core.ledger.cases(self.caller))
 
-    def collect(self, contract: str) -> Iterator[bytes]:
+    def collect(self, contract: str, offset: int = 0) -> Iterator[bytes]:
         """See `contracts.api.Escrow.collect`."""
         case = self._case(contract)
         if case.state is not State.RELEASED:
             raise EscrowError("not-released", f"The contract is {case.state}.")
-        return _chunks(self.core.vault, case.packages[self.caller])
+        return _chunks(self.core.vault, case.packages[self.caller], offset)
+
+    def watch(self, since: int) -> Watching:
+        """See `contracts.api.Escrow.watch`."""
+        self.admitted()
+        return Watching(self.core.hub, self.caller, since, self._happened)
+
+    def _happened(self, since: int) -> list[Event]:
+        self.admitted()
+        found = self.core.ledger.events(self.caller, since, EVENTS_AT_ONCE)
+        return [Event(index=each.index, time=each.time, kind=each.kind, contract=each.contract) for each in found]
 
     def head(self) -> str:
         """See `contracts.api.Escrow.head`."""
@@ -147,8 +145,15 @@ class Session:
 
     def entries(self, start: int, stop: int) -> tuple[bytes, ...]:
         """See `contracts.api.Escrow.entries`."""
-        self._records()
-        return tuple(self.core.ledger.leaves(max(start, 0), min(stop, start + ENTRIES_AT_MOST)))
+        self.admitted(reading=True)
+        found: list[bytes] = []
+        room = ANSWER_AT_MOST
+        for leaf in self.core.ledger.leaves(start, min(stop, start + ENTRIES_AT_MOST)):
+            room -= len(leaf)
+            if found and room < 0:
+                break
+            found.append(leaf)
+        return tuple(found)
 
     def inclusion(self, index: int, size: int) -> tuple[str, ...]:
         """See `contracts.api.Escrow.inclusion`."""
@@ -159,13 +164,28 @@ class Session:
         return tuple(each.hex() for each in self.core.ledger.consistency(old, new))
 
 
-def _chunks(vault: Vault, blob: str) -> Iterator[bytes]:
+def _chunks(vault: Vault, blob: str, offset: int) -> Iterator[bytes]:
     with vault.open(blob) as file:
+        file.seek(offset)
         while chunk := file.read(CHUNK):
             yield chunk
 
 
-def _view(case: CaseRecord) -> CaseView:
+def _deposit(record: DepositRecord) -> DepositView:
+    stated = record.stated
+    return DepositView(
+        party=stated.party,
+        part=stated.part,
+        commitment=stated.commitment,
+        data_schema=stated.data_schema,
+        rows=stated.rows,
+        positives=stated.positives,
+        revoked=record.revoked,
+        looks=record.looks,
+    )
+
+
+def _view(case: CaseRecord, caller: str) -> CaseView:
     return CaseView(
         digest=case.digest,
         contract=case.contract,
@@ -178,4 +198,5 @@ def _view(case: CaseRecord) -> CaseView:
         run=case.run,
         stages=tuple(case.stages),
         verdict=case.verdict,
+        package=case.packages.get(caller),
     )

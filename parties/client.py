@@ -4,7 +4,6 @@ The same client serves in process and over the network: only the `escrow` object
 it saw, and refuses a head that does not continue it and a receipt whose proof does not hold.
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from contracts.entries import leaf
 from contracts.errors import EscrowError
 from contracts.signing import Envelope, key_id, public_bytes, sign
 from contracts.statements import ByParty
-from contracts.transparency import leaf_hash, verify_consistency, verify_inclusion
+from contracts.transparency import leaf_hash, verify_inclusion
 from parties.deposit import Deposit, saved
 from parties.identity import Identity, Pinned, pin, pinned
+from parties.sealing import Sealing
+from parties.witness import Witness
 
 
 @dataclass(frozen=True)
@@ -65,27 +66,26 @@ class Client:
         return note
 
     def _remember(self, note: str) -> None:
-        escrow = pinned(self.home)
-        now = escrow.checkpoint(note)
-        path = self.home / "head.note"
-        if path.exists():
-            before = escrow.checkpoint(path.read_text())
-            if now.size < before.size:
-                raise EscrowError("ledger-tampered", "The ledger is shorter than it was.")
-            steps = [bytes.fromhex(each) for each in self.escrow.consistency(before.size, now.size)]
-            verify_consistency(before.size, before.root, now.size, now.root, steps)
-        partial = path.with_suffix(".partial")
-        with partial.open("w") as file:
-            file.write(note)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
+        witness = Witness(self.home)
+        witness.saw(note, lambda old, new: [bytes.fromhex(each) for each in self.escrow.consistency(old, new)])
 
     def deposit(self, deposits: Iterable[Deposit]) -> None:
-        """State deposits and send their encrypted files."""
+        """Send encrypted files and state them."""
         for each in deposits:
+            self.escrow.deposit(each)
             self.submit(each.statement(pinned(self.home).ledger, self.name))
-            self.escrow.deposit(each.commitment, each.chunks())
+
+    def send(self, sealing: Sealing) -> Deposit:
+        """Encrypt a file and send it at the same time, then state it."""
+        try:
+            sent = self.escrow.deposit(sealing.start())
+        except EscrowError as error:
+            raise sealing.failed() or error from None
+        deposit = sealing.finish()
+        if sent != deposit.blob:
+            raise EscrowError("blob-refused", "The escrow holds another file than was sent.")
+        self.submit(deposit.statement(pinned(self.home).ledger, self.name))
+        return deposit
 
     def propose(self, contract: Contract) -> str:
         """Put a contract before its parties; its digest."""

@@ -1,23 +1,28 @@
 """A whole consortium on one machine: an escrow and banks with their own homes, played through the banks' own client.
 
-The demo, the benchmarks and the tests all meet the escrow here, through `contracts.api`, as a bank does.
+The demo, the benchmarks and the tests all meet the escrow here, through `contracts.api`, as a bank does: in process, or
+over gRPC and mutual TLS on loopback, from one definition.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from contracts.contract import Contract, drawn_up, validated
 from contracts.schema import Schema
 from escrow.core import Core, clock
 from escrow.runtime.base import Runtime
 from escrow.runtime.process import ProcessRuntime, memory_root
+from escrow.server import Server
 from models.table import Prepared
 from parties.client import Client, contribution, directory_keys
 from parties.deposit import Deposit, prepare_deposits, seal_table
+from parties.enrol import enrol, meet
 from parties.identity import Identity
+from parties.remote import RemoteEscrow
+from parties.session import connect
 
 ORIGIN = "escrow.example/ledger"
 MODELS: Mapping[str, dict[str, Any]] = {
@@ -25,6 +30,9 @@ MODELS: Mapping[str, dict[str, Any]] = {
     "mlp": {"family": "mlp", "epochs": 32},
     "boosted": {"family": "boosted"},
 }
+Wire = Literal["process", "grpc"]
+"""How the banks reach the escrow: by calls in this process, or over gRPC and mutual TLS on loopback."""
+
 METHODS: Mapping[str, dict[str, Any]] = {"pooled": {"name": "pooled"}, "fedavg": {"name": "fedavg", "rounds": 32}}
 
 
@@ -37,12 +45,14 @@ class Consortium:
         core: the escrow.
         banks: each bank's client, by name.
         schema: what everyone deposits by.
+        server: where the escrow listens, if the banks reach it over the network.
         deposits: what each bank has deposited, by bank.
     """
 
     directory: Path
     core: Core
     schema: Schema
+    server: Server | None = None
     banks: dict[str, Client] = field(default_factory=dict)
     deposits: dict[str, tuple[Deposit, ...]] = field(default_factory=dict)
 
@@ -53,22 +63,47 @@ class Consortium:
         schema: Schema,
         *,
         runtime: Runtime | None = None,
+        wire: Wire = "process",
+        database: str | None = None,
+        blobs: str | None = None,
         now: Callable[[], int] = clock,
     ) -> Self:
         """A new escrow in `directory`, without banks yet."""
         home = directory / "escrow"
         home.mkdir(parents=True, mode=0o700)
-        core = Core.create(home, ORIGIN, runtime or ProcessRuntime(memory_root(home)), now=now)
-        return cls(directory, core, schema)
+        runtime = runtime or ProcessRuntime(memory_root(home))
+        core = Core.create(home, ORIGIN, runtime, database=database, blobs=blobs, now=now)
+        return cls(directory, core, schema, Server.start(core) if wire == "grpc" else None)
 
     def join(self, name: str) -> Client:
         """A new bank makes its keys, is admitted after its fingerprint was compared, and pins the escrow."""
         home = self.directory / "banks" / name
         identity = Identity.create(home, name)
-        self.core.admit(identity.request(ORIGIN), identity.signer.key_id)
-        self.banks[name] = Client(home, identity, self.core.session(name))
+        if self.server is None:
+            self.core.admit(identity.request(ORIGIN), identity.signer.key_id)
+        else:
+            address = f"{self.server.ports.host}:{self.server.ports.enrolment}"
+            card, connection = meet(home, address, self.core.signer.key_id)
+            enrol(home, identity, card, connection)
+            self.server.requests.admit(name, identity.signer.key_id)
+            enrol(home, identity, card, connection)
+        self.banks[name] = self._client(home, identity)
         self.banks[name].pin()
         return self.banks[name]
+
+    def _client(self, home: Path, identity: Identity) -> Client:
+        if self.server is None:
+            return Client(home, identity, self.core.session(identity.name))
+        return Client(home, identity, connect(home, identity, self.core.now()))
+
+    def close(self) -> None:
+        """End every connection and the escrow."""
+        for bank in self.banks.values():
+            if isinstance(bank.escrow, RemoteEscrow):
+                bank.escrow.close()
+        if self.server is not None:
+            self.server.stop(grace_seconds=5)
+        self.core.close()
 
     def deposit(self, name: str, table: Path) -> tuple[Deposit, ...]:
         """A bank prepares its table at home, states the deposits and sends their encrypted files."""
@@ -139,9 +174,8 @@ class Consortium:
     def reopen(self, runtime: Runtime | None = None) -> None:
         """Start the escrow again from what is on its disk, as after a crash; banks get new sessions."""
         home = self.directory / "escrow"
-        now = self.core.now
-        self.core.close()
-        self.core = Core.open(home, runtime or ProcessRuntime(memory_root(home)), now=now)
-        self.banks = {
-            name: Client(bank.home, bank.identity, self.core.session(name)) for name, bank in self.banks.items()
-        }
+        ports = self.server.ports if self.server else None
+        self.close()
+        self.core = Core.open(home, runtime or ProcessRuntime(memory_root(home)), now=self.core.now)
+        self.server = Server.start(self.core, ports) if ports else None
+        self.banks = {name: self._client(bank.home, bank.identity) for name, bank in self.banks.items()}

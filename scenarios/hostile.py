@@ -58,7 +58,7 @@ def exchanged(committed: Prepared, sent: Prepared, deposit: Callable[[Prepared],
     swapped = replace(
         other, commitment=honest.commitment, salt=honest.salt, rows=honest.rows, positives=honest.positives
     )
-    swapped.save(swapped.path.parent)
+    swapped.save()
     return swapped
 
 

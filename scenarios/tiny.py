@@ -93,9 +93,13 @@ def founded(
     *,
     banks: Sequence[str] = BANKS,
     exchanged: Mapping[str, tuple[Prepared, Prepared]] | None = None,
+    **how: Any,
 ) -> Consortium:
-    """A consortium whose banks have joined and deposited; `exchanged` replaces the tables of some."""
-    consortium = Consortium.create(directory, SCHEMA, runtime=runtime, now=clock)
+    """A consortium whose banks have joined and deposited; `exchanged` replaces the tables of some.
+
+    `how` is what `Consortium.create` takes besides: the wire, the database, the storage.
+    """
+    consortium = Consortium.create(directory, SCHEMA, runtime=runtime, now=clock, **how)
     for position, name in enumerate(banks):
         consortium.join(name)
         train, holdout = (exchanged or {}).get(name) or tables(position, name, banks=len(banks))

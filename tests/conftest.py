@@ -3,6 +3,7 @@
 Whole runs use real child processes of the real runtime with a worker that trains in a blink (`escrow/quick_worker.py`).
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from psycopg import sql
 
 from contracts.canonical import parse
 from contracts.errors import EscrowError
@@ -19,6 +21,7 @@ from escrow.runtime.process import ProcessRuntime
 from parties.release import fetch
 from scenarios import tiny
 from scenarios.consortium import Consortium
+from tests.servers import Postgres, postgres_programs
 
 WORKER = Path(__file__).parent / "escrow" / "quick_worker.py"
 
@@ -151,3 +154,29 @@ def replayed(played: Played, runtime: QuickRuntime, clock: tiny.Clock) -> Iterat
     consortium = tiny.reopened(played.folder / "consortium", runtime, clock)
     yield consortium
     consortium.core.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server that is this test process's own."""
+    programs = postgres_programs()
+    if programs is None:
+        missing = "PostgreSQL is not installed: run .ci/packages."
+        if os.environ.get("ESCROW_REQUIRE_SERVERS") == "1":
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+    server = Postgres(programs)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        server.remove()
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres) -> Iterator[str]:
+    """The URL of a fresh database."""
+    name = postgres_server.database()
+    yield postgres_server.url(name)
+    postgres_server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

@@ -1,175 +1,27 @@
-"""A contract's text, YAML or JSON, as plain values; it may come from anybody.
+"""The file of a contract, read for `contracts.document`: a regular file, no more of it than the bound."""
 
-Rules:
-
-1. A regular file of at most `MAX_BYTES` in UTF-8.
-2. One document, a mapping; no key twice, no key that is not text.
-3. Only what JSON has: a number is spelled as JSON spells it, true and false are the only truth values (a party called
-   `no` must be quoted), and dates stay the text they are. Anchors, aliases and tags are refused.
-4. Nesting is bounded before anything is built.
-
-`.json` is read as JSON, everything else as YAML.
-"""
-
-import json
-import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import yaml
-
-from contracts.canonical import MAX_DEPTH
+from contracts.document import MAX_BYTES, read_mapping
 from contracts.errors import EscrowError
 
-MAX_BYTES: Final = 1 << 20
-
-_LOADER: Final = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # the same language, ten times as fast if libyaml is there
-_TAG: Final = "tag:yaml.org,2002:"
-_JSON_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_DIGITS: Final = 300
-"""Longest number; anything longer is a mistake or an attack."""
-
-
-class _WrongError(Exception):
-    """What is wrong with a text, as the rest of a sentence that begins with the file's name."""
+_BEGIN = "Begin with `contract: 1`; README.md shows a whole contract."
 
 
 def read_document(path: Path) -> dict[str, Any]:
     """The mapping that a contract's file holds.
 
     Raises:
-        EscrowError: `file-unreadable`, or `document-invalid` with the line where there is one.
+        EscrowError: `file-unreadable`, or `document-invalid` as `contracts.document.read_mapping`.
     """
-    text = _text(path)
     try:
-        value = _from_json(text) if path.suffix.lower() == ".json" else _from_yaml(text)
-    except _WrongError as wrong:
-        raise EscrowError("document-invalid", f"{path.name} {wrong}.", "Correct the file and try again.") from None
-    if not isinstance(value, dict):
-        raise EscrowError(
-            "document-invalid",
-            f"{path.name} holds {_kind(value)}, not the keys and values of a contract.",
-            "Begin with `contract: 1`; README.md shows a whole contract.",
-        )
-    return value
-
-
-def _kind(value: object) -> str:
-    names = {str: "a text", list: "a list", type(None): "nothing", bool: "a truth value"}
-    return names.get(type(value), "a number")
-
-
-def _text(path: Path) -> str:
-    if path.is_dir():
-        raise EscrowError("file-unreadable", f"{path} is a directory, not a contract's file.")
-    if path.exists() and not path.is_file():
-        raise EscrowError("file-unreadable", f"{path} is not a regular file.")
-    try:
+        if path.is_dir():
+            raise EscrowError("file-unreadable", f"{path} is a directory, not a contract's file.")
+        if path.exists() and not path.is_file():
+            raise EscrowError("file-unreadable", f"{path} is not a regular file.")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise EscrowError("file-unreadable", f"{path} cannot be read: {error.strerror}.") from None
-    if len(data) > MAX_BYTES:
-        raise EscrowError(
-            "document-invalid", f"{path.name} is larger than {MAX_BYTES} bytes.", "A contract is a short text."
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise EscrowError(
-            "document-invalid", f"{path.name} is not UTF-8: byte {error.start} is not.", "Save the file as UTF-8."
-        ) from None
-
-
-def _from_json(text: str) -> object:
-    try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_refused, parse_int=_integer)
-    except json.JSONDecodeError as error:
-        raise _WrongError(f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise _WrongError("is nested too deeply") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _WrongError(f"has the key {key[:40]!r} twice")
-        found[key] = value
-    return found
-
-
-def _refused(constant: str) -> None:
-    raise _WrongError(f"holds {constant}, which is not a number")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _DIGITS:
-        raise _WrongError("holds a number that is too long")
-    return int(digits)
-
-
-def _from_yaml(text: str) -> object:
-    try:
-        _bounded(text)
-        node = yaml.compose(text, Loader=_LOADER)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise _WrongError(f"is not YAML: {where}{error.problem or error.context}") from None
-    except yaml.YAMLError:
-        raise _WrongError("is not YAML: it holds a control character") from None
-    return None if node is None else _plain(node)
-
-
-def _bounded(text: str) -> None:
-    """Rule 4, and no anchors or aliases, from which a short text could build a huge value."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        if getattr(event, "anchor", None):
-            raise _WrongError("has an anchor or alias; write the value out")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise _WrongError(f"is nested more than {MAX_DEPTH} levels deep")
-
-
-def _plain(node: yaml.Node) -> object:
-    if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-        return _mapping(node)
-    if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-        return [_plain(item) for item in node.value]
-    if isinstance(node, yaml.ScalarNode):
-        return _scalar(node)
-    raise _at(node, f"has the tag {node.tag[:40]}, which JSON does not know")
-
-
-def _mapping(node: yaml.MappingNode) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag != _TAG + "str":
-            raise _at(key, "has a key that is not text; put quotes around it")
-        if key.value in found:
-            raise _at(key, f"has the key {key.value[:40]!r} twice")
-        found[key.value] = _plain(value)
-    return found
-
-
-def _scalar(node: yaml.ScalarNode) -> object:
-    kind, value = node.tag.removeprefix(_TAG), node.value
-    if kind in {"str", "timestamp"}:
-        return value
-    if kind == "null":
-        return None
-    if kind == "bool":
-        if value not in {"true", "false"}:
-            raise _at(node, f"has {value!r}, which YAML takes for a truth value; write true or false, or quote it")
-        return value == "true"
-    if kind in {"int", "float"} and _JSON_NUMBER.fullmatch(value) and len(value) <= _DIGITS:
-        return int(value) if kind == "int" else float(value)
-    raise _at(node, f"has {value[:40]!r}, which JSON cannot say; write a plain number, or quote it")
-
-
-def _at(node: yaml.Node, what: str) -> _WrongError:
-    return _WrongError(f"{what} (line {node.start_mark.line + 1})")
+    return read_mapping(data, path.name, what="contract", begin=_BEGIN)

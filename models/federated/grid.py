@@ -13,7 +13,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Final, cast
+from typing import Final
 
 from flwr.app import DEFAULT_TTL, Context, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 def to_frame(message: Message) -> bytes:
     """A message as the bytes that travel."""
-    return cast("bytes", message_to_proto(message).SerializeToString(deterministic=True))
+    return message_to_proto(message).SerializeToString(deterministic=True)
 
 
 def from_frame(frame: bytes) -> Message:

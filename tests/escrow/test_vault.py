@@ -1,11 +1,11 @@
 """The vault: whole blobs or none, sealed to the right key only, keys that stay erased."""
 
 import hashlib
-import os
 import signal
 import stat
 import subprocess
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pyrage import x25519
 
 from contracts.errors import EscrowError
-from escrow.vault import Vault, seal_stream, unseal_bytes, unseal_stream
+from escrow.blobs import Blobs
+from escrow.vault import WAIT, Vault, seal_stream, unseal_bytes, unseal_stream
 
 RUN = "run-1"
 MIB = 1 << 20
@@ -30,7 +31,12 @@ def files_below(root: Path) -> list[Path]:
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Vault:
+def vault(tmp_path: Path, blobs: Blobs) -> Vault:
+    return Vault(tmp_path / "vault", blobs)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Vault:
     return Vault(tmp_path / "vault")
 
 
@@ -47,12 +53,12 @@ def sealed(data: bytes, recipient: str) -> bytes:
 # blobs
 
 
-def test_a_blob_is_stored_once_and_read_back(vault: Vault, tmp_path: Path) -> None:
+def test_a_blob_is_stored_once_and_read_back(vault: Vault, blobs: Blobs) -> None:
     digest = vault.put([b"cipher", b"text"], expected=digest_of(b"ciphertext"), limit=10)
     assert vault.put([b"ciphertext"], limit=10) == digest == digest_of(b"ciphertext")
     assert vault.read(digest) == b"ciphertext"
     assert (vault.size(digest), vault.has(digest)) == (10, True)
-    assert len(files_below(tmp_path)) == 1
+    assert list(blobs.all()) == [digest]
 
 
 def test_a_deleted_blob_is_gone_and_may_be_deleted_again(vault: Vault) -> None:
@@ -65,20 +71,22 @@ def test_a_deleted_blob_is_gone_and_may_be_deleted_again(vault: Vault) -> None:
 
 
 @pytest.mark.parametrize(("expected", "limit"), [(None, 3), (digest_of(b"other"), 100)])
-def test_too_large_or_wrong_bytes_leave_nothing(vault: Vault, tmp_path: Path, expected: str | None, limit: int) -> None:
+def test_too_large_or_wrong_bytes_leave_nothing(
+    vault: Vault, blobs: Blobs, tmp_path: Path, expected: str | None, limit: int
+) -> None:
     with refused("blob-refused"):
         vault.put([b"ab", b"cd"], expected=expected, limit=limit)
-    assert files_below(tmp_path) == []
+    assert (files_below(tmp_path), list(blobs.all())) == ([], [])
 
 
-def test_a_sender_that_breaks_off_leaves_nothing(vault: Vault, tmp_path: Path) -> None:
+def test_a_sender_that_breaks_off_leaves_nothing(vault: Vault, blobs: Blobs, tmp_path: Path) -> None:
     def chunks():
         yield b"first"
         raise ConnectionError("line cut")
 
     with pytest.raises(ConnectionError):
         vault.put(chunks(), limit=100)
-    assert files_below(tmp_path) == []
+    assert (files_below(tmp_path), list(blobs.all())) == ([], [])
 
 
 @pytest.mark.parametrize("name", ["", "sha256:../../etc/passwd", f"sha256:{'A' * 64}", f"sha256:{'a' * 63}\n"])
@@ -87,16 +95,16 @@ def test_an_odd_digest_names_no_blob(vault: Vault, name: str) -> None:
         vault.open(name)
 
 
-def test_a_blob_that_rotted_on_disk_is_noticed(vault: Vault, tmp_path: Path) -> None:
-    digest = vault.put([b"ciphertext"], limit=10)
+def test_a_blob_that_rotted_on_disk_is_noticed(local: Vault, tmp_path: Path) -> None:
+    digest = local.put([b"ciphertext"], limit=10)
     files_below(tmp_path)[0].write_bytes(b"ciphertexT")
     with refused("blob-corrupt"):
-        vault.read(digest)
+        local.read(digest)
 
 
-def test_nobody_else_can_read_the_vault(vault: Vault, tmp_path: Path) -> None:
-    vault.put([b"x"], limit=1)
-    vault.open_run_key(RUN)
+def test_nobody_else_can_read_the_vault(local: Vault, tmp_path: Path) -> None:
+    local.put([b"x"], limit=1)
+    local.open_run_key(RUN)
     modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in (tmp_path / "vault").rglob("*")}
     assert modes == {(True, 0o700), (False, 0o600)}
     assert stat.S_IMODE((tmp_path / "vault").stat().st_mode) == 0o700
@@ -204,7 +212,8 @@ def test_a_full_disk_is_neither_missed_nor_reported_as_a_broken_blob(size: int) 
 
 
 PEAK_OF_SEALING = """
-import resource
+import re
+from pathlib import Path
 from pyrage import x25519
 from escrow.vault import seal_stream, unseal_stream
 
@@ -222,9 +231,12 @@ class Pipe:
         pass
 
 key = x25519.Identity.generate()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    return int(re.search(r"VmHWM:\\s+([0-9]+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+
+before = peak()
 seal_stream(Zeros(), Pipe(), str(key.to_public()))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(peak() - before)
 """
 
 
@@ -233,57 +245,33 @@ def test_sealing_a_large_file_takes_little_memory() -> None:
     assert int(grown.stdout) < 16  # MiB, for 256 MiB of plaintext
 
 
-# run keys
+# run keys and blobs together
 
 
-def test_a_run_key_is_made_once_and_outlives_the_process(vault: Vault, tmp_path: Path) -> None:
-    recipient = vault.open_run_key(RUN)
-    assert recipient.startswith("age1")
-    assert Vault(tmp_path / "vault").open_run_key(RUN) == recipient
-    assert unseal_bytes(sealed(b"key", recipient), vault.run_identity(RUN)) == b"key"
-
-
-def test_each_run_has_its_own_key(vault: Vault) -> None:
-    ciphertext = sealed(b"data", vault.open_run_key(RUN))
-    vault.open_run_key("run-2")
-    with refused("vault-sealed"):
-        unseal_bytes(ciphertext, vault.run_identity("run-2"))
-
-
-def test_an_erased_key_leaves_no_bytes_and_never_comes_back(vault: Vault, tmp_path: Path) -> None:
-    vault.open_run_key(RUN)
-    secret = vault.run_identity(RUN).encode()
+def test_run_keys_stay_on_the_local_disk_wherever_the_blobs_lie(tmp_path: Path, blobs: Blobs) -> None:
+    vault = Vault(tmp_path / "vault", blobs)
+    digest = vault.seal(BytesIO(b"data"), vault.open_run_key(RUN), limit=MIB)
+    assert list(blobs.all()) == [digest]
+    assert [path.parent.name for path in files_below(tmp_path / "vault")] == ["keys"]
+    assert Vault(tmp_path / "vault", blobs).run_identity(RUN) == vault.run_identity(RUN)
     vault.erase_run_key(RUN)
-    vault.erase_run_key(RUN)
-    for use in (vault.run_identity, vault.open_run_key):
-        with refused("vault-sealed"):
-            use(RUN)
-    assert all(secret not in path.read_bytes() for path in files_below(tmp_path))
-
-
-def test_erasing_overwrites_the_bytes_in_place(vault: Vault, tmp_path: Path) -> None:
-    vault.open_run_key(RUN)
-    os.link(tmp_path / "vault/keys" / RUN, tmp_path / "same-blocks")
-    vault.erase_run_key(RUN)
-    assert set((tmp_path / "same-blocks").read_bytes()) == {0}
-
-
-def test_a_key_that_was_never_opened_opens_nothing(vault: Vault) -> None:
     with refused("vault-sealed"):
-        vault.run_identity(RUN)
-    with pytest.raises(ValueError, match="name of a run"):
-        vault.open_run_key("../escape")
+        vault.unseal(digest, vault.run_identity(RUN), BytesIO())
 
 
-def test_sweep_completes_an_erasure_and_removes_unfinished_keys(vault: Vault, tmp_path: Path) -> None:
-    keys = tmp_path / "vault/keys"
+def test_sweep_completes_an_erasure(vault: Vault, tmp_path: Path) -> None:
     vault.open_run_key(RUN)
-    recipient = vault.open_run_key("kept")
-    os.link(keys / "kept", keys / "linked-but-not-unlinked.new")
-    (keys / "half.new").write_bytes(b"AGE-SECRET-KEY-1")
-    (keys / f"{RUN}.erased").write_bytes(b"")  # as if killed before the key itself was overwritten
-    with refused("vault-sealed"):
-        vault.run_identity(RUN)
+    (tmp_path / "vault" / "keys" / f"{RUN}.erased").touch()  # as if killed before the key itself was overwritten
     vault.sweep()
-    assert sorted(path.name for path in keys.iterdir()) == ["kept", f"{RUN}.erased"]
-    assert vault.open_run_key("kept") == recipient
+    assert [path.name for path in files_below(tmp_path)] == [f"{RUN}.erased"]
+
+
+# blobs that nothing names
+
+
+def test_a_blob_is_unclaimed_once_it_waited_long_enough_for_its_statement(vault: Vault) -> None:
+    stated, revoked = (vault.put([name], limit=10) for name in (b"stated", b"revoked"))
+    now = time.time()
+    assert vault.unclaimed([stated], now + WAIT - 60) == ()
+    assert vault.unclaimed([stated], now + WAIT + 60) == (revoked,)
+    assert vault.unclaimed([], now + WAIT + 60) == tuple(sorted([stated, revoked]))

@@ -1,0 +1,172 @@
+"""Views as messages and back: the one place that knows both."""
+
+from collections.abc import Iterable
+
+from contracts.api import CaseView, DepositView, EscrowView, Event, PartyView, Receipt
+from contracts.canonical import parse
+from contracts.contract import Contract, validated
+from contracts.errors import CODES, EscrowError
+from contracts.protocol import escrow_pb2 as pb
+from contracts.statements import EnrolmentRequest
+
+Hashes = tuple[str, ...]
+
+
+def to_info(view: EscrowView) -> pb.InfoResponse:
+    """What every caller may know of the escrow."""
+    return pb.InfoResponse(
+        ledger=view.ledger,
+        public_key=view.public_key,
+        workers=view.workers,
+        methods=view.methods,
+        sealings=view.sealings,
+    )
+
+
+def from_info(message: pb.InfoResponse) -> EscrowView:
+    """See `to_info`."""
+    return EscrowView(
+        ledger=message.ledger,
+        public_key=message.public_key,
+        workers=dict(message.workers),
+        methods=tuple(message.methods),
+        sealings=tuple(message.sealings),
+    )
+
+
+def to_party(view: PartyView) -> pb.Party:
+    """An entry of the directory."""
+    return pb.Party(request=view.request.payload(), revoked=view.revoked)
+
+
+def from_party(message: pb.Party) -> PartyView:
+    """See `to_party`."""
+    return PartyView(request=EnrolmentRequest.model_validate(parse(message.request)), revoked=message.revoked)
+
+
+def to_receipt(receipt: Receipt) -> pb.SubmitResponse:
+    """Where a statement stands."""
+    return pb.SubmitResponse(
+        index=receipt.index,
+        time=receipt.time,
+        envelope=receipt.envelope,
+        head=receipt.head,
+        proof=to_hashes(receipt.proof),
+    )
+
+
+def from_receipt(message: pb.SubmitResponse) -> Receipt:
+    """See `to_receipt`."""
+    return Receipt(
+        index=message.index,
+        time=message.time,
+        envelope=message.envelope,
+        head=message.head,
+        proof=from_hashes(message.proof),
+    )
+
+
+def to_deposit(view: DepositView) -> pb.StatedDeposit:
+    """A deposit."""
+    return pb.StatedDeposit(
+        party=view.party,
+        part=view.part,
+        commitment=view.commitment,
+        schema=view.data_schema,
+        rows=view.rows,
+        positives=view.positives,
+        revoked=view.revoked,
+        looks=view.looks,
+    )
+
+
+def from_deposit(message: pb.StatedDeposit) -> DepositView:
+    """See `to_deposit`."""
+    return DepositView(
+        party=message.party,
+        part=message.part,
+        commitment=message.commitment,
+        data_schema=message.schema,
+        rows=message.rows if message.HasField("rows") else None,
+        positives=message.positives if message.HasField("positives") else None,
+        revoked=message.revoked,
+        looks=message.looks,
+    )
+
+
+def to_case(view: CaseView) -> pb.Case:
+    """A contract and where it stands."""
+    return pb.Case(
+        digest=view.digest,
+        contract=view.contract.canonical(),
+        proposer=view.proposer,
+        state=view.state,
+        reason=view.reason,
+        turn=view.turn,
+        run_recipient=view.run_recipient,
+        approved=view.approved,
+        run=view.run,
+        stages=view.stages,
+        verdict=view.verdict,
+        package=view.package,
+    )
+
+
+def from_case(message: pb.Case) -> CaseView:
+    """See `to_case`. The contract's digest is not believed here: who signs computes it again."""
+    return CaseView(
+        digest=message.digest,
+        contract=_contract(message.contract),
+        proposer=message.proposer,
+        state=message.state,
+        reason=message.reason,
+        turn=tuple(message.turn),
+        run_recipient=message.run_recipient if message.HasField("run_recipient") else None,
+        approved=tuple(message.approved),
+        run=message.run,
+        stages=tuple(message.stages),
+        verdict=message.verdict if message.HasField("verdict") else None,
+        package=message.package if message.HasField("package") else None,
+    )
+
+
+def _contract(data: bytes) -> Contract:
+    contract = validated(parse(data))
+    if contract.canonical() != data:
+        raise EscrowError("not-canonical", "The escrow sent a contract in another form than the one that is signed.")
+    return contract
+
+
+def to_event(event: Event) -> pb.WatchResponse:
+    """Something that happened."""
+    return pb.WatchResponse(index=event.index, time=event.time, kind=event.kind, contract=event.contract)
+
+
+def from_event(message: pb.WatchResponse) -> Event:
+    """See `to_event`."""
+    return Event(index=message.index, time=message.time, kind=message.kind, contract=message.contract)
+
+
+def to_hashes(hashes: Hashes) -> list[bytes]:
+    """Hashes in hex as bytes."""
+    return [bytes.fromhex(each) for each in hashes]
+
+
+def from_hashes(hashes: Iterable[bytes]) -> Hashes:
+    """Hashes as bytes in hex."""
+    return tuple(each.hex() for each in hashes)
+
+
+def to_problem(error: EscrowError) -> bytes:
+    """A refusal as it travels: code, sentence, hint, and never a trace."""
+    problem = pb.Problem(code=error.code, message=error.message, hint=error.hint, details=error.details)
+    return problem.SerializeToString()
+
+
+def from_problem(data: bytes) -> EscrowError:
+    """See `to_problem`. A code that this side does not know is kept in the sentence."""
+    problem = pb.Problem.FromString(data)
+    if problem.code in CODES:
+        return EscrowError(problem.code, problem.message, problem.hint, problem.details)
+    sentence = f"{problem.message.rstrip('.')} ({problem.code})."
+    return EscrowError("statement-refused", sentence, problem.hint, problem.details)

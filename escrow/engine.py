@@ -1,0 +1,220 @@
+"""The database behind the ledger, SQLite or PostgreSQL: connections, one writer, and errors that a person can read.
+
+1. One process writes. On PostgreSQL an advisory lock sees to it, held by the session that writes: whoever lost the
+   session lost the lock with it, and cannot commit either. On SQLite it is the lock of the escrow's directory.
+2. Writers take turns, and a writer on SQLite locks at once: what it has read cannot change before it writes.
+3. A database that cannot be reached is an `EscrowError`, and the next call connects again.
+4. The password in a URL stands in no error and in no representation.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import exc as sql
+from sqlalchemy.pool import NullPool
+
+from contracts.errors import EscrowError
+
+SQLITE: Final = ("sqlite", "sqlite+pysqlite")
+POSTGRESQL: Final = "postgresql+psycopg"
+_WRITER: Final = int.from_bytes(b"escrow/1")  # of the advisory lock
+_CONNECTIONS: Final = 16  # kept open; as many again under load
+_CONNECT_SECONDS: Final = "10"
+_DEAD_PEER: Final = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+"""The server ends the session of a writer whose machine is gone, and with it the writer's lock, within a minute."""
+
+
+class Database:
+    """One database at a URL. Safe for threads."""
+
+    def __init__(self, url: str) -> None:
+        """Nothing is connected yet.
+
+        Raises:
+            EscrowError: `database-unsupported` for a URL of another kind.
+        """
+        found = parsed(url)
+        self._shown = shown(found)
+        self._secrets = _secrets(found)
+        self.engine = _engine(found)
+        self._turn = threading.Lock()
+        self._writer: Connection | None = None  # kept open: taking one from the pool costs half an insert
+
+    def __repr__(self) -> str:
+        return f"Database({self._shown})"
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that sees what is committed.
+
+        Raises:
+            EscrowError: `database-unreachable`.
+        """
+        with self._told(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """The database as it stands now, in one transaction that cannot write; a file that nobody serves is not even
+        touched, for it may lie on a medium that takes no writing.
+
+        Raises:
+            EscrowError: `escrow-missing` if the file is not there, `database-unreachable` for a server.
+            sqlalchemy.exc.DBAPIError: what the file holds cannot be read.
+        """
+        if self.engine.dialect.name == "sqlite":
+            with _reader(Path(self.engine.url.database or "")).begin() as connection:
+                yield connection
+        else:
+            frozen = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            with self._told(), self.engine.execution_options(**frozen).begin() as connection:
+                yield connection
+
+    @contextmanager
+    def turn(self) -> Iterator[Connection]:
+        """The one connection that writes, outside a transaction; no other writer comes between.
+
+        Raises:
+            EscrowError: `database-unreachable`, or `escrow-busy` if another process writes to the database.
+        """
+        with self._turn, self._told():
+            if self._writer is None:
+                self._writer = self._connected()
+            try:
+                yield self._writer
+            finally:
+                if self._writer.invalidated:
+                    self._drop()
+
+    def close(self) -> None:
+        """Give every connection back."""
+        with self._turn:
+            self._drop()
+        self.engine.dispose()
+
+    def _connected(self) -> Connection:
+        connection = self.engine.connect().execution_options(write=True)
+        try:
+            self._lock(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _lock(self, connection: Connection) -> None:
+        if connection.dialect.name == "sqlite":
+            return
+        with connection.begin():
+            free = connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _WRITER})
+        if not free:
+            raise EscrowError("escrow-busy", f"Another escrow writes to {self._shown}.")
+
+    def _drop(self) -> None:
+        """Close the writer's session, not only its place in the pool: that alone would keep the lock."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.invalidate()
+            writer.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sql.DBAPIError, sql.TimeoutError) as error:
+            if not _unreachable(error):
+                raise
+            raise self._failure(error) from None
+
+    def _failure(self, error: Exception) -> EscrowError:
+        reason = str(getattr(error, "orig", error)).partition("\n")[0].rstrip(".").replace(". ", "; ")
+        for secret in self._secrets:
+            reason = reason.replace(secret, "***")
+        sentence = f"The database {self._shown} cannot be used: {reason}."
+        if self.engine.dialect.name != "sqlite":
+            return EscrowError("database-unreachable", sentence)
+        hint = "Check the file, its permissions and the room on its disk, then try again."
+        return EscrowError("database-unreachable", sentence, hint)
+
+
+def parsed(url: str) -> URL:
+    """The URL of a database that a ledger can live in.
+
+    Raises:
+        EscrowError: `database-unsupported`.
+    """
+    try:
+        found = make_url(url)
+    except (sql.ArgumentError, ValueError):
+        raise EscrowError("database-unsupported", "The database's URL cannot be read.") from None
+    if found.drivername not in (*SQLITE, POSTGRESQL):
+        raise EscrowError("database-unsupported", f"A ledger cannot live in {found.drivername}.")
+    return found
+
+
+def shown(url: URL) -> str:
+    """The URL as people may see it: without password, and without its query, which may hold one."""
+    return url.set(query={}, password=None).render_as_string()
+
+
+def _secrets(url: URL) -> list[str]:
+    return [each for each in (url.password, url.query.get("password")) if isinstance(each, str) and each]
+
+
+def _unreachable(error: Exception) -> bool:
+    """Whether the database failed us, and not we it."""
+    if isinstance(error, sql.OperationalError | sql.InterfaceError | sql.TimeoutError):
+        return True
+    lost = isinstance(error, sql.DBAPIError) and error.connection_invalidated
+    return lost or type(error) is sql.DatabaseError  # what SQLite says of a file that is no database
+
+
+def _engine(url: URL) -> Engine:
+    settings: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": _CONNECTIONS, "hide_parameters": True}
+    if url.drivername in SQLITE:
+        return _sqlite(create_engine(url, **settings))
+    ours = {"connect_timeout": _CONNECT_SECONDS, "application_name": "model-escrow", "options": _DEAD_PEER}
+    return create_engine(
+        url, connect_args={name: each for name, each in ours.items() if name not in url.query}, **settings
+    )
+
+
+def _reader(path: Path) -> Engine:
+    if not path.is_file():
+        raise EscrowError("escrow-missing", f"{path} is not there.")
+    mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"  # a served file has a log
+    address = f"file:{quote(str(path.resolve()))}?{mode}"
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(address, uri=True), poolclass=NullPool)
+    return _begins(engine)
+
+
+def _sqlite(engine: Engine) -> Engine:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _: object) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return _begins(engine)
+
+
+def _begins(engine: Engine) -> Engine:
+    """The driver must not begin transactions by itself: it would do so before it writes, and we have read by then."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("write", False)
+        connection.connection.cursor().execute("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+__all__ = ["Database", "parsed", "shown"]

@@ -1,0 +1,152 @@
+"""What the ledger asks of SQL and writes with it, each as one statement on a connection that somebody else opened."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+from sqlalchemy import Connection, Dialect, Select, Table, bindparam, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from contracts.entries import Step
+from contracts.errors import EscrowError
+from contracts.records import RECORDS as KINDS
+from contracts.records import Entry, Key, Record
+from contracts.transparency import HASH_BYTES, Fetch, Node, node_row
+from escrow.cache import Kept
+from escrow.tables import (
+    ENTRIES,
+    EVENTS,
+    MEMBERS,
+    RECORDS,
+    Row,
+    entry_row,
+    event_rows,
+    key_text,
+    member_rows,
+    read_key,
+    record_row,
+)
+
+BATCH: Final = 1000  # rows that are read or written at once
+_BEYOND: Final = 2**62  # past every position, and a number that every database holds
+
+LAST: Final = select(ENTRIES.c.position, ENTRIES.c.time).order_by(ENTRIES.c.position.desc()).limit(1)
+KNOWN: Final = select(ENTRIES.c.position, ENTRIES.c.time).where(ENTRIES.c.envelope == bindparam("digest"))
+PLACED: Final = select(ENTRIES.c.position, ENTRIES.c.leaf).where(
+    ENTRIES.c.position.in_(bindparam("positions", expanding=True))
+)
+DOCUMENTS: Final = select(RECORDS.c.key, RECORDS.c.document).order_by(RECORDS.c.key)
+NAMED: Final = DOCUMENTS.where(RECORDS.c.key.in_(bindparam("keys", expanding=True)))
+CASES: Final = DOCUMENTS.join(MEMBERS, RECORDS.c.key == "case/" + MEMBERS.c.contract).where(
+    MEMBERS.c.party == bindparam("party")
+)
+DEPOSITS: Final = DOCUMENTS.where(RECORDS.c.owner == bindparam("party"), RECORDS.c.kind == "deposit")
+
+
+def of_kind(kind: str, states: Sequence[str]) -> Select[Any]:
+    """The records of a kind, or the contracts in some states."""
+    query = DOCUMENTS.where(RECORDS.c.kind == kind)
+    return query.where(RECORDS.c.state.in_(states)) if states else query
+
+
+def _happened() -> Select[Any]:
+    """Found by way of the party's contracts, so that neither others' entries nor the ledger's length cost anything."""
+    place = func.dense_rank().over(order_by=EVENTS.c.position).label("place")
+    found = (
+        select(EVENTS, place)
+        .join(MEMBERS, MEMBERS.c.contract == EVENTS.c.contract)
+        .where(MEMBERS.c.party == bindparam("party"), EVENTS.c.position >= bindparam("since"))
+        .subquery()
+    )
+    columns = (found.c.position, found.c.time, found.c.kind, found.c.contract)
+    return select(*columns).where(found.c.place <= bindparam("limit")).order_by(found.c.position, found.c.contract)
+
+
+HAPPENED: Final = _happened()
+
+
+def bounded(position: int) -> int:
+    """A position that was asked for, as a number that the database can hold."""
+    return min(max(position, 0), _BEYOND)
+
+
+def leaves(connection: Connection, start: int, stop: int | None) -> Iterator[bytes]:
+    """The leaves from `start` up to, not including, `stop`, in the order of the ledger."""
+    query = select(ENTRIES.c.leaf).where(ENTRIES.c.position >= bounded(start)).order_by(ENTRIES.c.position)
+    if stop is not None:
+        query = query.where(ENTRIES.c.position < bounded(stop))
+    for row in connection.execute(query, execution_options={"yield_per": BATCH}):
+        yield bytes(row.leaf)
+
+
+def load(connection: Connection, keys: Iterable[Key]) -> dict[Key, Kept]:
+    """The named records that exist."""
+    found = connection.execute(NAMED, {"keys": [key_text(key) for key in sorted(keys)]})
+    return {(key := read_key(row.key)): kept(key, bytes(row.document)) for row in found}
+
+
+def kept(key: Key, document: bytes) -> Kept:
+    """A record as the cache keeps it."""
+    return Kept(KINDS[key.kind].model_validate_json(document), len(document))
+
+
+def store(connection: Connection, entry: Entry, changed: Sequence[Record]) -> dict[Key, Kept]:
+    """Write what an entry changes; the records as the cache keeps them."""
+    rows = [record_row(record) for record in changed]
+    if rows:
+        connection.execute(_UPSERTS[connection.dialect.name], rows)
+    insert(connection, EVENTS, event_rows(entry, changed))
+    insert(connection, MEMBERS, member_rows(entry))
+    return {record.key(): Kept(record, len(row["document"])) for record, row in zip(changed, rows, strict=True)}
+
+
+def insert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Write rows, if there are any."""
+    if rows:
+        connection.execute(table.insert(), rows)
+
+
+def store_steps(connection: Connection, steps: Sequence[Step]) -> None:
+    """Write a stretch of entries and what they say of parties and contracts, but no records."""
+    insert(connection, ENTRIES, [_entry_row(step) for step in steps])
+    insert(connection, EVENTS, [row for step in steps for row in event_rows(step.entry, step.changed)])
+    insert(connection, MEMBERS, [row for step in steps for row in member_rows(step.entry)])
+
+
+def _entry_row(step: Step) -> Row:
+    return entry_row(step.entry.index, step.envelope.digest, step.entry.time, step.data, step.nodes)
+
+
+def store_entry(connection: Connection, row: Row) -> None:
+    """Write one entry."""
+    values = tuple(row.values()) if connection.dialect.positional else row
+    connection.connection.cursor().execute(_store_entry(connection.dialect), values)
+
+
+@cache
+def _store_entry(dialect: Dialect) -> str:
+    """The one statement that runs for every entry, compiled once and handed to the driver: half its time is saved."""
+    return str(ENTRIES.insert().compile(dialect=dialect))
+
+
+def _upsert(insertion: Any) -> Any:
+    update = {"state": insertion.excluded.state, "document": insertion.excluded.document}
+    return insertion.on_conflict_do_update(index_elements=["key"], set_=update)
+
+
+_UPSERTS: Final = {"sqlite": _upsert(sqlite.insert(RECORDS)), "postgresql": _upsert(postgresql.insert(RECORDS))}
+
+
+def fetcher(connection: Connection) -> Fetch:
+    """The hashes of subtrees, in one query."""
+
+    def fetch(nodes: Sequence[Node]) -> list[bytes]:
+        places = [node_row(*node) for node in nodes]
+        rows = {row for row, _ in places}
+        query = select(ENTRIES.c.position, ENTRIES.c.nodes).where(ENTRIES.c.position.in_(rows))
+        held: Mapping[int, bytes] = {row.position: bytes(row.nodes) for row in connection.execute(query)}
+        if len(held) != len(rows):
+            raise EscrowError("ledger-tampered", "Entries are missing from the ledger's database.")
+        return [held[row][level * HASH_BYTES : (level + 1) * HASH_BYTES] for row, level in places]
+
+    return fetch
