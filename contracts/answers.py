@@ -6,31 +6,35 @@ Rules:
    `{"schema_version", "status", "exit_code", "data"}`. An error's `data` is `{"code", "message", "hint"}`, with
    `details` where there are several problems.
 2. Otherwise people get the result on stdout and an error's diagnostics on stderr.
-3. Every ending has an exit code of `contracts.errors.Exit`; a wrong option or argument is a usage error like any other.
-4. No traceback unless its reader asked for it: an error that nobody foresaw is one sentence with the code `bug`.
+3. `--format jsonl` is for commands that tell things while they go on: one line of JSON for each, and the envelope as
+   the last line. With `json` the envelope's data has them as a list, `told`.
+4. Every ending has an exit code of `contracts.errors.Exit`; a wrong option or argument is a usage error like any other.
+5. No traceback unless its reader asked for it: an error that nobody foresaw is one sentence with the code `bug`.
 
-A command is a function that returns an `Answer` and raises `EscrowError`; it never prints its result itself. Nothing
-here prints either: whoever calls `run` says how (`Edge`). The library that parses command lines is known only by how
+A command is a function that returns an `Answer` and raises `EscrowError`; it never prints its result itself. A command
+that tells things while it goes on is a generator of answers and returns how it ended (`Telling`). Nothing here
+prints either: whoever calls `run` says how (`Edge`). The library that parses command lines is known only by how
 its errors look, since the law does not import it.
 """
 
 import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from contracts.errors import EscrowError, Exit
 
 SCHEMA_VERSION: Final = "1"
 EPILOG: Final = (
-    "Results go to stdout, progress and errors to stderr. `--format json`, anywhere, prints one JSON envelope instead."
+    "Results go to stdout, progress and errors to stderr. `--format json`, anywhere, prints one JSON envelope instead;"
+    " `jsonl` is for commands that go on."
     "\n\nExit codes: 0 ok · 1 refused or failed · 2 connection or authentication · 3 timeout · 4 usage · 5 bug"
 )
 """What every help text ends with."""
 
 _INTERRUPTED: Final = 130  # what shells, and the parser, call a program that was stopped with Ctrl-C
-_FORMATS: Final = ("text", "json")
+_FORMATS: Final = ("text", "json", "jsonl")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,10 @@ class Answer:
         return json.dumps(envelope, allow_nan=False)
 
 
+Telling = Generator[Answer, None, Answer]
+"""A command that tells things while it goes on, and then how it ended."""
+
+
 @dataclass(frozen=True)
 class Edge:
     """Where answers go.
@@ -89,22 +97,45 @@ def run(command: Callable[[Sequence[str]], object], argv: Sequence[str], edge: E
     """Run a command line to its end and deliver its answer; the exit code.
 
     Args:
-        command: parses arguments and runs what they name; returns its `Answer`, or anything else if it has said all
-            that was asked for, as `--help` does.
+        command: parses arguments and runs what they name; returns its `Answer`, or a `Telling`, or anything else if it
+            has said all that was asked for, as `--help` does.
         argv: the arguments, without the program's name.
         edge: where the answer goes.
     """
-    rest, form = _format(argv)
-    ending = answer(lambda: command(_checked(rest, form)), edge.tell if edge.debug else None)
+    rest, formats = taken(argv, "--format")
+    form = formats[-1] if formats else "text"
+
+    def call() -> object:
+        given = command(_checked(rest, form))
+        return _told(given, form, edge) if isinstance(given, Generator) else given
+
+    ending = answer(call, edge.tell if edge.debug else None)
     if ending is None:
         return Exit.OK
-    if form == "json":
+    if form in {"json", "jsonl"}:
         edge.write(ending.to_json())
     elif ending.status == "error":
         edge.tell(printable(str(ending.people)))
     else:
         edge.show(ending.people)
     return int(ending.exit_code)
+
+
+def _told(answers: Telling, form: str, edge: Edge) -> Answer:
+    """Deliver each answer as it comes; how it ended."""
+    told: list[Mapping[str, Any]] = []
+    while True:
+        try:
+            each = next(answers)
+        except StopIteration as stop:
+            ending: Answer = stop.value
+            return replace(ending, data={**ending.data, "told": told}) if form == "json" else ending
+        if form == "text":
+            edge.show(each.people)
+        elif form == "jsonl":
+            edge.write(json.dumps(each.data, allow_nan=False))
+        else:
+            told.append(each.data)
 
 
 def answer(call: Callable[[], object], trace: Callable[[str], object] | None = None) -> Answer | None:
@@ -140,24 +171,24 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _format(argv: Sequence[str]) -> tuple[list[str], str]:
-    """The arguments without `--format`, and the format: the last one named before `--`."""
+def taken(argv: Sequence[str], option: str) -> tuple[list[str], list[str]]:
+    """The arguments without an option that may stand anywhere before `--`, and its values, the last named last."""
     end = argv.index("--") if "--" in argv else len(argv)
     rest: list[str] = []
-    form = "text"
+    values: list[str] = []
     words = iter(argv[:end])
     for word in words:
         name, equals, value = word.partition("=")
-        if name == "--format":
-            form = value if equals else next(words, "")
+        if name == option:
+            values.append(value if equals else next(words, ""))
         else:
             rest.append(word)
-    return [*rest, *argv[end:]], form
+    return [*rest, *argv[end:]], values
 
 
 def _checked(rest: list[str], form: str) -> list[str]:
     if form not in _FORMATS:
-        raise EscrowError("usage", f"--format is {' or '.join(_FORMATS)}, not {form!r}.")
+        raise EscrowError("usage", f"--format is text, json or jsonl, not {form!r}.")
     return rest
 
 

@@ -90,8 +90,8 @@ class Step(NamedTuple):
     """One entry of a replay: what it is, what it changed, and the tree that ends with it."""
 
     entry: Entry
-    envelope: Envelope
     data: bytes  # the leaf
+    envelope: bytes  # as it stands in the leaf
     changed: tuple[Record, ...]
     tree: Tree
     nodes: tuple[bytes, ...]  # hashes of the complete subtrees that end here
@@ -122,8 +122,9 @@ def steps(
     tree, clock = Tree(), 0
     for index, data in enumerate(leaves):
         try:
-            envelope, time = read_leaf(data)
-            entry, changed = checked(records, envelope, index=index, time=time, key=key, verifier=verifier)
+            envelope, time = split_leaf(data)
+            signed = Envelope.from_bytes(envelope)
+            entry, changed = checked(records, signed, index=index, time=time, key=key, verifier=verifier)
         except EscrowError as error:
             raise EscrowError("ledger-tampered", f"Entry {index} is refused ({error.code}): {error.message}") from error
         if time < clock:
@@ -131,7 +132,7 @@ def steps(
         clock = time
         records.update({record.key(): record for record in changed})
         tree, nodes = tree.append(leaf_hash(data))
-        yield Step(entry, envelope, data, changed, tree, nodes)
+        yield Step(entry, data, envelope, changed, tree, nodes)
 
 
 def replay(leaves: Iterable[bytes], *, key: str | None = None, verifier: Verifier = verify) -> Replayed:

@@ -36,6 +36,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "usage": Code(Exit.USAGE, "Run the command with --help."),
         "file-unreadable": Code(Exit.USAGE, "Check the path and that the file may be read."),
         "file-unwritable": Code(Exit.USAGE, "Name a file in a directory that exists and may be written."),
+        "confirmation-missing": Code(Exit.USAGE, "Run the command again and type what it asks for."),
         "extra-missing": Code(Exit.USAGE, "Install everything: pip install 'model-escrow[scenarios]'."),
         "interrupted": Code(Exit.REFUSED, "Run the command again when you like."),
         "document-invalid": Code(
@@ -95,6 +96,9 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "escrow-slow": Code(Exit.TIMEOUT, "Try again; what was acknowledged stands, and repeating a call is safe."),
         "upload-stalled": Code(Exit.TIMEOUT, "Send the file again; it goes on where it was cut off."),
         "message-refused": Code(Exit.REFUSED, "Send one statement of at most 1 MiB; files are sent in chunks."),
+        "admission-pending": Code(
+            Exit.TIMEOUT, "Read this party's fingerprint to the operator; `party enrol` asks again."
+        ),
         "enrolment-refused": Code(Exit.REFUSED, "Make the request again with `party enrol`."),
         # the law
         "statement-refused": Code(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import tee
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,7 +23,7 @@ from sqlalchemy import exc as sql
 
 from contracts.canonical import digest
 from contracts.entries import Step as Entry
-from contracts.entries import split_leaf, steps
+from contracts.entries import steps
 from contracts.errors import EscrowError
 from contracts.records import Key, Record
 from contracts.signing import Envelope, verify
@@ -150,25 +151,23 @@ def _leaves(rows: Iterable[Read[Any]]) -> Iterator[bytes]:
 
 
 def _fits(row: Read[Any], entry: Entry) -> bool:
-    signed, time = split_leaf(row.leaf)
-    return (row.envelope, row.time, row.nodes) == (digest(signed), time, b"".join(entry.nodes))
+    return (row.envelope, row.time, row.nodes) == (digest(entry.envelope), entry.entry.time, b"".join(entry.nodes))
 
 
 def _same(connection: Connection, table: Table, expected: Iterable[Row]) -> None:
     """Whether a table holds the expected rows and no others."""
-    keys = [column.name for column in table.primary_key]
-    due = {tuple(row[key] for key in keys): row for row in expected}
+    name = itemgetter(*(place for place, column in enumerate(table.c) if column.primary_key))
+    rows = (tuple(row[column.name] for column in table.c) for row in expected)
+    due = {name(row): row for row in rows}
     for row in _rows(connection, table):
-        found = row._asdict()
-        name = tuple(found[key] for key in keys)
-        if due.pop(name, None) != found:
-            raise _tampered(f"The row {_shown(name)} of {table.name} is not what the ledger says.")
+        if due.pop(name(row), None) != row:
+            raise _tampered(f"The row {_shown(name(row))} of {table.name} is not what the ledger says.")
     if due:
         raise _tampered(f"The row {_shown(min(due))} of {table.name} is missing.")
 
 
-def _shown(name: tuple[object, ...]) -> str:
-    return " ".join(map(str, name))
+def _shown(name: object) -> str:
+    return " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
 class _Verifying:

@@ -78,6 +78,11 @@ class Authority:
         authority._keep(_founded(now))
         return authority
 
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Whether the directory of an escrow has an authority."""
+        return (directory / "tls" / _AUTHORITY).exists()
+
     @classmethod
     def open(cls, directory: Path) -> Self:
         """The authority of an escrow.

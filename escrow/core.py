@@ -87,7 +87,6 @@ class Core:
             EscrowError: `escrow-exists` if the directory holds one.
         """
         home.make(directory, origin, database, blobs)
-        Authority.create(directory, origin, now())
         return cls.open(directory, runtime, now=now)
 
     @classmethod
@@ -133,6 +132,8 @@ class Core:
 
     def recover(self) -> None:
         """After a start: finish whatever the ledger says was begun. Idempotent."""
+        if not Authority.exists(self.directory):
+            Authority.create(self.directory, self.origin, self.now())
         self.vault.sweep()
         self.runtime.sweep()
         self.state(st.LedgerOpened(ledger=self.origin, public_key=self.signer.public))

@@ -7,6 +7,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Dialect, Select, Table, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from contracts.canonical import digest
 from contracts.entries import Step
 from contracts.errors import EscrowError
 from contracts.records import RECORDS as KINDS
@@ -114,7 +115,7 @@ def store_steps(connection: Connection, steps: Sequence[Step]) -> None:
 
 
 def _entry_row(step: Step) -> Row:
-    return entry_row(step.entry.index, step.envelope.digest, step.entry.time, step.data, step.nodes)
+    return entry_row(step.entry.index, digest(step.envelope), step.entry.time, step.data, step.nodes)
 
 
 def store_entry(connection: Connection, row: Row) -> None:

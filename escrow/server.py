@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from contracts.enrolment import Card
 from contracts.errors import EscrowError
 from contracts.protocol import escrow_pb2_grpc as stubs
+from contracts.protocol import tls_settled
 from contracts.signing import sign
 from escrow.authority import Authority
 from escrow.core import Core
@@ -62,6 +63,8 @@ class Server:
         Raises:
             EscrowError: `port-taken` if another program listens there.
         """
+        if not tls_settled():
+            raise RuntimeError("gRPC was imported before contracts.protocol: it would speak TLS 1.2")
         wished = ports or Ports()
         authority = Authority.open(core.directory)
         front, requests = Front(core, told or Told()), Enrolment(core, authority)

@@ -55,9 +55,9 @@ class Session:
 
     def submit(self, envelope: bytes) -> Receipt:
         """See `contracts.api.Escrow.submit`."""
-        self.admitted()
         signed = Envelope.from_bytes(envelope)
         statement = read(signed.payload)
+        self.admitted(reading=isinstance(statement, st.CertificateRevoked))  # an auditor may give up its own TLS key
         if not isinstance(statement, ByParty) or statement.party != self.caller:
             raise EscrowError("not-permitted", f"{self.caller} may submit its own statements only.")
         if isinstance(statement, st.DataDeposited | st.ContractProposed) and not self.core.ledger.has(signed):

@@ -8,7 +8,7 @@ was remembered, as evidence that anyone who knows the escrow's key can check.
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +90,7 @@ class Witness:
             "proof": [each.hex() for each in proof or ()],
             "refused": error.message,
         }
-        folder = self.home / "evidence"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        number = sum(1 for _ in folder.glob("*.json")) + 1
-        path = folder / f"{number:04d}.json"
-        write_private(path, (json.dumps(found, indent=1) + "\n").encode())
+        path = keep_evidence(self.home, found)
         if error.code not in {"proof-invalid", "ledger-tampered"}:
             return error
         return EscrowError(
@@ -102,6 +98,16 @@ class Witness:
             f"The escrow's ledger does not continue the one this bank saw: {error.message}",
             f"The evidence is in {path}; compare heads with the other parties before you go on.",
         )
+
+
+def keep_evidence(home: Path, found: Mapping[str, object]) -> Path:
+    """Keep what was refused, and what it was compared with, as a file of its own; its path."""
+    folder = home / "evidence"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    number = sum(1 for _ in folder.glob("*.json")) + 1
+    path = folder / f"{number:04d}.json"
+    write_private(path, (json.dumps(found, indent=1) + "\n").encode())
+    return path
 
 
 def _continues(before: Checkpoint, now: Checkpoint, ask: Ask, since: int, proof: Sequence[bytes] | None) -> None:

@@ -89,7 +89,7 @@ def test_another_format_is_wrong_usage(argv: list[str]) -> None:
     terminal = Terminal()
     assert run(lambda _: Answer({}), argv, terminal.edge()) == Exit.USAGE
     [told] = terminal.told
-    assert "--format is text or json" in told
+    assert "--format is text, json or jsonl" in told
     assert not terminal.shown
 
 
