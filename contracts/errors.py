@@ -62,6 +62,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "training-failed": Code(
             Exit.REFUSED, "Check that each bank's training rows hold frauds and genuine rows, then propose again."
         ),
+        "run-aborted": Code(Exit.REFUSED, "Ask the operator why the run was ended; propose again if no run is left."),
         "counts-differ": Code(Exit.REFUSED, "Deposit the table whose counts the contract states."),
         "holdout-too-early": Code(Exit.REFUSED, "Split every deposit by the schema's rule and propose again."),
         "holdout-in-training": Code(Exit.REFUSED, "Deposit a holdout whose rows stand in nobody's training rows."),
@@ -158,7 +159,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             Exit.USAGE, "Name it as sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME."
         ),
         "database-unreachable": Code(
-            Exit.CONNECTION, "Check that the database server runs and lets the escrow in, then try again."
+            Exit.CONNECTION, "Check that the database is there, lets the escrow in and has room, then try again."
         ),
         "database-older": Code(Exit.REFUSED, "Start this escrow once: it brings its database up to date."),
         "database-newer": Code(Exit.REFUSED, "Install the version of model-escrow that last served this database."),

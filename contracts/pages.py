@@ -38,21 +38,24 @@ class Section(NamedTuple):
 
 
 def laid_out(page: Iterable[Section], width: int) -> Iterator[tuple[str, Style]]:
-    """The pieces of a page in their order, each with its style; every line ends with a line break.
+    """The pieces of a page in their order, each with its style; a line break between lines, none at the end.
 
     Args:
         page: what to lay out.
-        width: of the terminal, in characters.
+        width: of the terminal, in characters; a longer word stands on a line of its own.
     """
+    between = ""
     for title, lines in page:
         if title:
-            yield f"\n{printable(title)} ", "bold"
-            yield "─" * (width - len(title) - 1) + "\n", "dim"
+            yield f"{between}\n{printable(title)} ", "bold"
+            yield "─" * (width - len(title) - 1), "dim"
+            between = "\n"
         indent = max((len(line.mark) + 1 for line in lines if line.mark), default=0)
         for line in lines:
-            yield line.mark.ljust(indent), line.style
-            wrapped = wrap(one_line(line.text), max(width - indent, 20), break_on_hyphens=False, break_long_words=False)
-            yield ("\n" + " " * indent).join(wrapped) + "\n", line.text_style
+            text = wrap(one_line(line.text), max(width - indent, 20), break_on_hyphens=False, break_long_words=False)
+            yield between + line.mark.ljust(indent), line.style
+            yield ("\n" + " " * indent).join(text), line.text_style
+            between = "\n"
 
 
 def one_line(text: str) -> str:

@@ -17,7 +17,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sqlalchemy import Connection, LargeBinary, Table, cast, select
+from sqlalchemy import Connection, LargeBinary, Result, Table, cast, select
 from sqlalchemy import Row as Read
 from sqlalchemy import exc as sql
 
@@ -107,13 +107,14 @@ class _Found:
     def replay(self, connection: Connection, key: str, verifying: "_Verifying") -> None:
         """Step 1, with what the others need."""
         self._note(Tree())
-        rows, again = tee(_rows(connection, ENTRIES, ordered=True))
-        for row, entry in zip(rows, steps(_leaves(again), self.records, key=key, verifier=verifying), strict=True):
-            if not _fits(row, entry):
-                self.odd.append(row.position)
-            self.events += event_rows(entry.entry, entry.changed)
-            self.members += member_rows(entry.entry)
-            self._note(entry.tree)
+        with _rows(connection, ENTRIES, ordered=True) as stored:
+            rows, again = tee(stored)
+            for row, entry in zip(rows, steps(_leaves(again), self.records, key=key, verifier=verifying), strict=True):
+                if not _fits(row, entry):
+                    self.odd.append(row.position)
+                self.events += event_rows(entry.entry, entry.changed)
+                self.members += member_rows(entry.entry)
+                self._note(entry.tree)
 
     def _note(self, tree: Tree) -> None:
         self.size = tree.size
@@ -132,7 +133,7 @@ class _Found:
         _same(connection, EVENTS, self.events)
 
 
-def _rows(connection: Connection, table: Table, *, ordered: bool = False) -> Iterable[Read[Any]]:
+def _rows(connection: Connection, table: Table, *, ordered: bool = False) -> Result[Any]:
     """All rows; bytes as bytes, for SQLite gives back whatever type was stored."""
     columns = [cast(each, LargeBinary).label(each.name) if _binary(each.type) else each for each in table.c]
     query = select(*columns).order_by(*table.primary_key) if ordered else select(*columns)
@@ -159,9 +160,10 @@ def _same(connection: Connection, table: Table, expected: Iterable[Row]) -> None
     name = itemgetter(*(place for place, column in enumerate(table.c) if column.primary_key))
     rows = (tuple(row[column.name] for column in table.c) for row in expected)
     due = {name(row): row for row in rows}
-    for row in _rows(connection, table):
-        if due.pop(name(row), None) != row:
-            raise _tampered(f"The row {_shown(name(row))} of {table.name} is not what the ledger says.")
+    with _rows(connection, table) as stored:
+        for row in stored:
+            if due.pop(name(row), None) != row:
+                raise _tampered(f"The row {_shown(name(row))} of {table.name} is not what the ledger says.")
     if due:
         raise _tampered(f"The row {_shown(min(due))} of {table.name} is missing.")
 

@@ -6,7 +6,7 @@ attribute of that session alone, and every statement must be signed by that part
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -22,6 +22,8 @@ from contracts.lifecycle import TERMINAL, State
 from contracts.records import (
     CaseRecord,
     Key,
+    PartyRecord,
+    Record,
     party_record,
 )
 from contracts.signing import Envelope, Signer, sign, verify
@@ -148,9 +150,8 @@ class Core:
 
     def _append(self, envelope: Envelope) -> Appended:
         appended = self.ledger.append(envelope, self.now())
-        cases = [record for record in appended.changed if isinstance(record, CaseRecord)]
-        if cases:
-            self.hub.tell({name for case in cases for name in case.contract.names()})
+        if concerned := {name for record in appended.changed for name in _concerned(record)}:
+            self.hub.tell(concerned)
         return appended
 
     def admit(self, request: Envelope, fingerprint: str) -> Receipt:
@@ -245,3 +246,10 @@ class Core:
         size = int(head.split("\n", 2)[1])
         proof = tuple(each.hex() for each in self.ledger.inclusion(appended.index, size))
         return Receipt(index=appended.index, time=appended.time, envelope=envelope.digest, head=head, proof=proof)
+
+
+def _concerned(record: Record) -> Iterable[str]:
+    """Who listens for a change of this record: a contract's parties, or whose admission or TLS key was revoked."""
+    if isinstance(record, CaseRecord):
+        return record.contract.names()
+    return (record.request.name,) if isinstance(record, PartyRecord) else ()

@@ -4,7 +4,8 @@
    session lost the lock with it, and cannot commit either. On SQLite it is the lock of the escrow's directory.
 2. Writers take turns, and a writer on SQLite locks at once: what it has read cannot change before it writes.
 3. A database that cannot be reached is an `EscrowError`, and the next call connects again.
-4. The password in a URL stands in no error and in no representation.
+4. The password in a URL stands in no error and in no representation. Once others are served, errors do not say where
+   the database is either: only their cause does, which does not travel.
 """
 
 import sqlite3
@@ -26,6 +27,8 @@ POSTGRESQL: Final = "postgresql+psycopg"
 _WRITER: Final = int.from_bytes(b"escrow/1")  # of the advisory lock
 _CONNECTIONS: Final = 16  # kept open; as many again under load
 _CONNECT_SECONDS: Final = "10"
+_FULL: Final = ("SQLITE_FULL", "53100")  # the latter is PostgreSQL's disk_full
+_LATER: Final = "Try again; whether a statement was stored is told by sending it once more."
 _DEAD_PEER: Final = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 """The server ends the session of a writer whose machine is gone, and with it the writer's lock, within a minute."""
 
@@ -43,6 +46,7 @@ class Database:
         self._shown = shown(found)
         self._secrets = _secrets(found)
         self.engine = _engine(found)
+        self.discreet = False  # whether errors go to others than the operator
         self._turn = threading.Lock()
         self._writer: Connection | None = None  # kept open: taking one from the pool costs half an insert
 
@@ -129,17 +133,24 @@ class Database:
         except (sql.DBAPIError, sql.TimeoutError) as error:
             if not _unreachable(error):
                 raise
-            raise self._failure(error) from None
+            reason = self._reason(error)
+            raise self._failure(error, reason) from ConnectionError(reason)
 
-    def _failure(self, error: Exception) -> EscrowError:
+    def _failure(self, error: Exception, sentence: str) -> EscrowError:
+        original = getattr(error, "orig", error)
+        if getattr(original, "sqlite_errorname", getattr(original, "sqlstate", None)) in _FULL:
+            hint = "Ask the operator for room, then try again."
+            return EscrowError("storage-full", "The escrow's database has no room for this.", hint)
+        if self.discreet:
+            return EscrowError("database-unreachable", "The escrow cannot use its database at present.", _LATER)
+        return EscrowError("database-unreachable", sentence)
+
+    def _reason(self, error: Exception) -> str:
+        """What only the operator may read, and without the password."""
         reason = str(getattr(error, "orig", error)).partition("\n")[0].rstrip(".").replace(". ", "; ")
         for secret in self._secrets:
             reason = reason.replace(secret, "***")
-        sentence = f"The database {self._shown} cannot be used: {reason}."
-        if self.engine.dialect.name != "sqlite":
-            return EscrowError("database-unreachable", sentence)
-        hint = "Check the file, its permissions and the room on its disk, then try again."
-        return EscrowError("database-unreachable", sentence, hint)
+        return f"The database {self._shown} cannot be used: {reason}."
 
 
 def parsed(url: str) -> URL:

@@ -6,12 +6,13 @@
 3. Every answer carries the ledger's head and the proof that it continues what the caller has seen.
 4. A refusal travels as code, sentence and hint. An error that nobody foresaw travels as the code `bug`, without a
    trace; the trace is in the log, which holds names, codes and times, never what was sent.
-5. Nothing a caller sends is unbounded: messages, streams, simultaneous uploads and listeners have limits, and an upload
-   that stalls is cut off.
+5. Nothing a caller sends is unbounded: messages, streams, simultaneous calls, uploads and listeners have limits, and
+   an upload that stalls is cut off.
 """
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from escrow.session import Session
 Answer = TypeVar("Answer")
 Message = TypeVar("Message")
 Context = grpc.ServicerContext
+CALLS_AT_MOST: Final = 64  # of one party at once
 
 _STATUS: Final = {
     Exit.REFUSED: grpc.StatusCode.FAILED_PRECONDITION,
@@ -49,6 +51,32 @@ class Told:
         """Something failed in a way nobody foresaw."""
 
 
+class Places:
+    """How many calls of one party may be under way at once, so that none takes every thread from the others."""
+
+    def __init__(self, at_most: int) -> None:
+        self._at_most = at_most
+        self._change = threading.Lock()
+        self._calls = Counter[str]()
+
+    @contextmanager
+    def taken(self, party: str) -> Iterator[None]:
+        """A place for one call.
+
+        Raises:
+            EscrowError: `quota-exceeded` if the party has none left.
+        """
+        with self._change:
+            if self._calls[party] >= self._at_most:
+                raise EscrowError("quota-exceeded", f"{party} has {self._at_most} calls under way already.")
+            self._calls[party] += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._calls[party] -= 1
+
+
 @dataclass
 class _Call:
     """What is known of a call so far."""
@@ -63,21 +91,26 @@ class Front:
 
     core: Core
     told: Told = field(default_factory=Told)
+    places: Places = field(default_factory=lambda: Places(CALLS_AT_MOST))
 
     def answer(self, verb: str, context: Context, call: Callable[[Session], Answer]) -> Answer:
         """The answer of one verb, with the head and its proof."""
         with self._telling(verb, context) as telling:
-            session = telling.session = self._session(context)
-            answer = call(session)
-            self._witnessed(context)
+            seen = _seen(context)
+            session = telling.session = self.session(context)
+            with self.places.taken(session.caller):
+                answer = call(session)
+            self._witnessed(context, seen)
             return answer
 
     def stream(self, verb: str, context: Context, call: Callable[[Session], Iterator[Answer]]) -> Iterator[Answer]:
         """The answers of one verb, one after the other, and the head at their end."""
         with self._telling(verb, context) as telling:
-            session = telling.session = self._session(context)
-            yield from call(session)
-            self._witnessed(context)
+            seen = _seen(context)
+            session = telling.session = self.session(context)
+            with self.places.taken(session.caller):
+                yield from call(session)
+            self._witnessed(context, seen)
 
     def public(self, verb: str, context: Context, call: Callable[[], Answer]) -> Answer:
         """The answer of a verb that needs no certificate."""
@@ -105,8 +138,13 @@ class Front:
             party = telling.session.caller if telling.session else ""
             self.told.call(verb, party, telling.code, time.perf_counter() - begin)
 
-    def _session(self, context: Context) -> Session:
-        """The session of the party whose certificate this connection showed."""
+    def session(self, context: Context) -> Session:
+        """The session of the party whose certificate this connection showed.
+
+        Raises:
+            EscrowError: `certificate-refused`, `certificate-expired`, `certificate-revoked`, `party-unknown` or
+                `party-revoked`.
+        """
         [pem] = context.auth_context().get("x509_pem_cert", [b""])
         shown = peer(bytes(pem), self.core.now())
         session = Session(self.core, shown.name)
@@ -116,9 +154,8 @@ class Front:
             raise EscrowError("certificate-revoked", f"{shown.name} revoked the TLS key of this certificate.")
         return session
 
-    def _witnessed(self, context: Context) -> None:
+    def _witnessed(self, context: Context, seen: int) -> None:
         """The head and its proof, for what the caller said it has seen."""
-        seen = _seen(context)
         head = self.core.head()
         size = int(head.split("\n", 2)[1])
         proof = self.core.ledger.consistency(seen, size) if 0 < seen < size else ()
@@ -139,12 +176,13 @@ def refuse(context: Context, error: EscrowError) -> NoReturn:
 
 
 class Patience:
-    """Cuts a stream off when its sender is silent for too long."""
+    """Cuts a stream off when its sender is silent for too long. What the escrow itself does meanwhile does not count."""
 
     def __init__(self, context: Context, seconds: float) -> None:
         self._context, self._seconds = context, seconds
-        self._heard = threading.Event()
-        self._over = threading.Event()
+        self._change = threading.Condition()
+        self._waiting_since: float | None = None
+        self._over = False
         self._thread = threading.Thread(target=self._guard, daemon=True)
 
     def __enter__(self) -> Self:
@@ -152,19 +190,27 @@ class Patience:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._heard.set()
+        with self._change:
+            self._over = True
+            self._change.notify()
         self._thread.join()
 
     def each(self, requests: Iterator[Message]) -> Iterator[Message]:
         """The requests, each of which shows that the sender is alive."""
-        for request in requests:
-            self._heard.set()
+        while True:
+            self._waiting_since = time.monotonic()
+            request = next(requests, None)
+            self._waiting_since = None
+            if request is None:
+                return
             yield request
 
     def _guard(self) -> None:
-        while self._heard.wait(self._seconds):
-            if self._over.is_set():
-                return
-            self._heard.clear()
-        self._context.cancel()
+        left = self._seconds
+        with self._change:
+            while not self._change.wait_for(lambda: self._over, left):
+                since = self._waiting_since
+                left = self._seconds if since is None else since + self._seconds - time.monotonic()
+                if left <= 0:
+                    self._context.cancel()
+                    return

@@ -85,6 +85,7 @@ class Ledger:
         except BaseException:
             self.database.close()
             raise
+        self.database.discreet = True
 
     def close(self) -> None:
         """Give every connection back."""
@@ -104,8 +105,8 @@ class Ledger:
             now: the clock, whole seconds since 1970; an entry is never earlier than the one before.
 
         Raises:
-            EscrowError: the statement is refused, and nothing was stored; or `database-unreachable`, and whether it
-                was stored is told by trying again.
+            EscrowError: the statement is refused, or `storage-full`, and nothing was stored; or `database-unreachable`,
+                and whether it was stored is told by trying again.
         """
         with self.database.turn() as connection, connection.begin() as transaction:
             known = connection.execute(rows.KNOWN, {"digest": envelope.digest}).first()

@@ -79,7 +79,7 @@ class _Handler(logging.Handler):
 
 def kinds(error: BaseException) -> list[str]:
     """The kind of an error, and of those that led to it."""
-    found = []
+    found: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(found) < 10:
         found.append(type(cause).__name__)

@@ -76,8 +76,9 @@ def leaves(connection: Connection, start: int, stop: int | None) -> Iterator[byt
     query = select(ENTRIES.c.leaf).where(ENTRIES.c.position >= bounded(start)).order_by(ENTRIES.c.position)
     if stop is not None:
         query = query.where(ENTRIES.c.position < bounded(stop))
-    for row in connection.execute(query, execution_options={"yield_per": BATCH}):
-        yield bytes(row.leaf)
+    with connection.execute(query, execution_options={"yield_per": BATCH}) as found:
+        for row in found:
+            yield bytes(row.leaf)
 
 
 def load(connection: Connection, keys: Iterable[Key]) -> dict[Key, Kept]:
@@ -121,12 +122,12 @@ def _entry_row(step: Step) -> Row:
 def store_entry(connection: Connection, row: Row) -> None:
     """Write one entry."""
     values = tuple(row.values()) if connection.dialect.positional else row
-    connection.connection.cursor().execute(_store_entry(connection.dialect), values)
+    connection.exec_driver_sql(_store_entry(connection.dialect), values)
 
 
 @cache
 def _store_entry(dialect: Dialect) -> str:
-    """The one statement that runs for every entry, compiled once and handed to the driver: half its time is saved."""
+    """The one statement that runs for every entry, compiled once."""
     return str(ENTRIES.insert().compile(dialect=dialect))
 
 

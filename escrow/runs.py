@@ -49,6 +49,9 @@ UNDER_WAY: Final = (State.RUNNING, State.RELEASING)
 TOGETHER: Final = {"baseline": ("train", "baseline")}
 """Stages whose jobs share the machine with those of the stage that is due: neither needs the other's outputs."""
 
+OF_THE_MACHINE: Final = frozenset({"storage-unreachable", "storage-full", "database-unreachable", "runtime-unfit"})
+"""What fails here and now, whatever the contract says: the run stays under way."""
+
 Outputs = dict[str, bytes]
 
 Progress = Callable[[str, str], None]
@@ -145,6 +148,8 @@ class Runs:
         try:
             statement = self._work(case, step, ready, progress)
         except EscrowError as error:
+            if error.code in OF_THE_MACHINE:
+                raise
             statement = st.RunFailed(ledger=self.origin, contract=case.digest, run=case.run, code=error.code)
         try:
             self.state(statement)

@@ -20,12 +20,12 @@ from typing import Final
 
 from contracts import statements as st
 from contracts.entries import read_leaf
-from contracts.errors import EscrowError, Exit
+from contracts.errors import EscrowError
 from contracts.lifecycle import State
 from contracts.records import CaseRecord
 from contracts.statements import Statement, read
 from escrow.core import Core
-from escrow.runs import UNDER_WAY, Runs
+from escrow.runs import OF_THE_MACHINE, UNDER_WAY, Runs
 
 RETRY_SECONDS: Final = 60  # after a failure of this machine
 CHORES_SECONDS: Final = 3600
@@ -284,7 +284,7 @@ class Scheduler:
 
     def _put_aside(self, contract: str, error: Exception) -> None:
         code = error.code if isinstance(error, EscrowError) else "bug"
-        ours = not isinstance(error, EscrowError) or error.exit is not Exit.REFUSED or code == "runtime-busy"
+        ours = code in {*OF_THE_MACHINE, "bug", "runtime-busy"}
         until = self._core.now() + RETRY_SECONDS if ours else float("inf")
         self._told.put_aside(contract, code)
         try:

@@ -66,7 +66,8 @@ class EscrowService:
 
     def Watch(self, request: pb.WatchRequest, context: Context) -> Iterator[pb.WatchResponse]:
         def call(session: Session) -> Iterator[pb.WatchResponse]:
-            watching = session.watch(request.since)
+            # a certificate may end, or be revoked, while its holder listens
+            watching = session.watch(request.since, lambda: self._front.session(context))
             try:
                 if context.add_callback(watching.close):
                     yield from map(convert.to_event, watching)

@@ -4,8 +4,11 @@ Who the caller is was settled when the session was made and is an attribute of t
 public ones asks the ledger whether the caller is still admitted, so a revoked party's open session ends with it.
 """
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from contracts import statements as st
@@ -28,6 +31,7 @@ ENTRIES_AT_MOST: Final = 1000
 ANSWER_AT_MOST: Final = 2 << 20  # bytes of entries in one answer
 EVENTS_AT_ONCE: Final = 500
 CHUNK: Final = 1 << 18
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ class Session:
 
     def _case(self, contract: str) -> CaseRecord:
         self.admitted()
+        if not _DIGEST.fullmatch(contract):
+            raise EscrowError("contract-unknown", "This is no contract's digest.")
         case = case_record(self._records(Key("case", contract)), contract)
         if self.caller not in case.contract.names():
             raise EscrowError("contract-unknown", f"No contract has the digest {contract}.")
@@ -127,15 +133,17 @@ class Session:
         case = self._case(contract)
         if case.state is not State.RELEASED:
             raise EscrowError("not-released", f"The contract is {case.state}.")
+        if self.caller not in case.packages:
+            raise EscrowError("not-permitted", f"The contract has no release for {self.caller}.")
         return _chunks(self.core.vault, case.packages[self.caller], offset)
 
-    def watch(self, since: int) -> Watching:
-        """See `contracts.api.Escrow.watch`."""
+    def watch(self, since: int, still: Callable[[], object] | None = None) -> Watching:
+        """See `contracts.api.Escrow.watch`. Before each look at the ledger `still` refuses who may listen no longer."""
         self.admitted()
-        return Watching(self.core.hub, self.caller, since, self._happened)
+        return Watching(self.core.hub, self.caller, since, partial(self._happened, still or self.admitted))
 
-    def _happened(self, since: int) -> list[Event]:
-        self.admitted()
+    def _happened(self, still: Callable[[], object], since: int) -> list[Event]:
+        still()
         found = self.core.ledger.events(self.caller, since, EVENTS_AT_ONCE)
         return [Event(index=each.index, time=each.time, kind=each.kind, contract=each.contract) for each in found]
 
@@ -166,7 +174,7 @@ class Session:
 
 def _chunks(vault: Vault, blob: str, offset: int) -> Iterator[bytes]:
     with vault.open(blob) as file:
-        file.seek(offset)
+        file.seek(min(offset, file.seek(0, os.SEEK_END)))
         while chunk := file.read(CHUNK):
             yield chunk
 

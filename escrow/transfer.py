@@ -16,6 +16,7 @@ from contracts.records import Key, Record
 from contracts.signing import PublicKey, Signer
 from contracts.transparency import Checkpoint, Tree, parse_note
 from escrow import rows
+from escrow.disk import full_disk_refused, sync
 from escrow.engine import Database
 from escrow.ledger import Ledger
 from escrow.migrations import migrate
@@ -34,18 +35,23 @@ def backup(ledger: Ledger, path: Path, origin: str, signer: Signer) -> Checkpoin
     """Export the ledger, while it goes on, into a file that is whole and on the disk, or not there.
 
     Raises:
-        EscrowError: `file-unwritable`.
+        EscrowError: `file-unwritable`, or `storage-full`.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with (
+            full_disk_refused(),
+            os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file,
+        ):
             head = export(ledger, file, origin, signer)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        sync(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise EscrowError("file-unwritable", f"{path} cannot be written: {error.strerror}.") from None
+    finally:
+        partial.unlink(missing_ok=True)
     return head
 
 

@@ -4,22 +4,51 @@ The same client serves in process and over the network: only the `escrow` object
 it saw, and refuses a head that does not continue it and a receipt whose proof does not hold.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from contracts import statements as st
-from contracts.api import CaseView, Escrow, Receipt
+from contracts.api import CaseView, Escrow, Receipt, Upload
 from contracts.contract import Contract, Contribution, HoldoutPart, IncumbentPart, TrainPart
 from contracts.entries import leaf
 from contracts.errors import EscrowError
 from contracts.signing import Envelope, key_id, public_bytes, sign
 from contracts.statements import ByParty
+from contracts.terms import Digest
 from contracts.transparency import leaf_hash, verify_inclusion
 from parties.deposit import Deposit, saved
 from parties.identity import Identity, Pinned, pin, pinned
 from parties.sealing import Sealing
 from parties.witness import Witness
+
+Told = Callable[[int], object]
+"""Hears how many bytes were handed over so far."""
+
+
+def unheard(_: int) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """An upload that tells how far it was read."""
+
+    upload: Upload
+    told: Told
+
+    @property
+    def token(self) -> str:
+        return self.upload.token
+
+    def chunks(self, offset: int) -> Iterator[bytes]:
+        for chunk in self.upload.chunks(offset):
+            yield chunk
+            offset += len(chunk)
+            self.told(offset)
+
+    def digest(self) -> Digest:
+        return self.upload.digest()
 
 
 @dataclass(frozen=True)
@@ -69,16 +98,16 @@ class Client:
         witness = Witness(self.home)
         witness.saw(note, lambda old, new: [bytes.fromhex(each) for each in self.escrow.consistency(old, new)])
 
-    def deposit(self, deposits: Iterable[Deposit]) -> None:
-        """Send encrypted files and state them."""
+    def deposit(self, deposits: Iterable[Deposit], told: Told = unheard) -> None:
+        """Send encrypted files and state them; `told` hears how many bytes of the file under way are on their way."""
         for each in deposits:
-            self.escrow.deposit(each)
+            self.escrow.deposit(_Heard(each, told))
             self.submit(each.statement(pinned(self.home).ledger, self.name))
 
-    def send(self, sealing: Sealing) -> Deposit:
-        """Encrypt a file and send it at the same time, then state it."""
+    def send(self, sealing: Sealing, told: Told = unheard) -> Deposit:
+        """Encrypt a file and send it at the same time, then state it; `told` as for `deposit`."""
         try:
-            sent = self.escrow.deposit(sealing.start())
+            sent = self.escrow.deposit(_Heard(sealing.start(), told))
         except EscrowError as error:
             raise sealing.failed() or error from None
         deposit = sealing.finish()

@@ -55,8 +55,7 @@ def enrol(home: Path, identity: Identity, card: Card, connection: Connection) ->
             the escrow refuses with.
     """
     authorities = "".join(card.authorities)
-    host, port = split_address(connection.enrolment)
-    with _channel(connection.enrolment, authorities, _name(_shown_certificate(host, port))) as channel:
+    with _channel(connection.enrolment, authorities, card.ledger) as channel:
         request = pb.EnrolRequest(
             request=identity.request(card.ledger).to_bytes(),
             certificate=new_request(home, identity, card.ledger),

@@ -35,13 +35,12 @@ class Offer(NamedTuple):
     looks: int  # runs started over it as a holdout
 
 
-def leaves(escrow: Escrow, size: int) -> Iterator[bytes]:
-    """The ledger's first `size` entries, a page at a time.
+def leaves(escrow: Escrow, size: int, start: int = 0) -> Iterator[bytes]:
+    """The ledger's entries from `start` to `size`, exclusive, a page at a time.
 
     Raises:
         EscrowError: `ledger-tampered` if the escrow does not show as many as its head has.
     """
-    start = 0
     while start < size:
         page = escrow.entries(start, min(size, start + PAGE))
         if not page:

@@ -6,8 +6,10 @@
 4. A refusal of the escrow is the same `EscrowError` as in process; what the network does has codes of its own.
 """
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypeVar
 
 import grpc
@@ -24,9 +26,12 @@ from parties.witness import Witness
 
 CALL_SECONDS: Final = 60.0
 ATTEMPTS: Final = 5  # of a stream that makes no progress in between
+PAUSE_SECONDS: Final = 0.2  # before the second attempt; then three times as long each time
+STEADY_SECONDS: Final = 30.0  # a connection that held so long was none that failed
 CHUNK: Final = 1 << 20
 _RETRIED: Final = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s",
  "maxBackoff": "2s", "backoffMultiplier": 3, "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
+_TRIED_AGAIN: Final = frozenset({"escrow-unreachable", "upload-stalled", "upload-busy"})
 _LOST: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})
 
 Found = TypeVar("Found")
@@ -56,6 +61,7 @@ class RemoteEscrow:
     stub: stubs.EscrowStub
     witness: Witness
     seconds: float = CALL_SECONDS
+    ended: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def connect(
@@ -83,7 +89,8 @@ class RemoteEscrow:
         return cls(caller, channel, stubs.EscrowStub(channel), witness, seconds)
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection, and whatever waits on it."""
+        self.ended.set()
         self.channel.close()
 
     def info(self) -> EscrowView:
@@ -100,14 +107,17 @@ class RemoteEscrow:
 
     def deposit(self, upload: Upload) -> str:
         """See `contracts.api.Escrow.deposit`."""
-        patience = _Patience()
+        patience = _Patience(self.ended)
         while True:
             offset: int = self._ask(self.stub.Received, pb.ReceivedRequest(upload=upload.token)).size
             patience.at(offset)
+            sending = _Sending(upload, offset)
             try:
                 # No deadline: a file takes as long as it takes, and a dead connection is noticed by its keepalive.
-                return str(self._ask(self.stub.Deposit, _messages(upload, offset), seconds=None).digest)
+                return str(self._ask(self.stub.Deposit, sending.messages(), seconds=None).digest)
             except EscrowError as error:
+                if sending.failed is not None:
+                    raise sending.failed from None
                 patience.again(error)
 
     def deposits(self) -> tuple[DepositView, ...]:
@@ -124,11 +134,12 @@ class RemoteEscrow:
 
     def collect(self, contract: str, offset: int = 0) -> Iterator[bytes]:
         """See `contracts.api.Escrow.collect`."""
-        patience = _Patience()
+        patience = _Patience(self.ended)
         while True:
             patience.at(offset)
             try:
-                for each in self._listen(self.stub.Collect, pb.CollectRequest(contract=contract, offset=offset)):
+                request = pb.CollectRequest(contract=contract, offset=offset)
+                for each in self._listen(self.stub.Collect, request, seconds=None):  # as long as it takes
                     offset += len(each.data)
                     yield each.data
             except EscrowError as error:
@@ -138,17 +149,17 @@ class RemoteEscrow:
 
     def watch(self, since: int) -> Iterator[Event]:
         """See `contracts.api.Escrow.watch`. Goes on over lost connections until the escrow cannot be reached."""
-        patience = _Patience()
-        while True:
+        patience = _Patience(self.ended)
+        while not self.ended.is_set():
             patience.at(since)
             try:
                 for each in self._listen(self.stub.Watch, pb.WatchRequest(since=since), seconds=None):
                     since = each.index + 1
                     yield convert.from_event(each)
+                raise EscrowError("escrow-unreachable", "The escrow has ended its service.")
             except EscrowError as error:
-                patience.again(error)
-            else:
-                return
+                if not self.ended.is_set():
+                    patience.again(error)
 
     def head(self) -> str:
         """See `contracts.api.Escrow.head`."""
@@ -209,28 +220,42 @@ class RemoteEscrow:
 
 
 class _Patience:
-    """Counts how often a stream was cut off without progress."""
+    """Counts how often a stream was cut off without progress, and waits a while before the next attempt."""
 
-    def __init__(self) -> None:
-        self._place, self._left = -1, ATTEMPTS
+    def __init__(self, ended: threading.Event) -> None:
+        self._ended = ended
+        self._place, self._failed, self._begun = -1, 0, time.monotonic()
 
     def at(self, place: int) -> None:
         """Where the stream goes on."""
-        if place > self._place:
-            self._place, self._left = place, ATTEMPTS
+        now = time.monotonic()
+        if place > self._place or now - self._begun > STEADY_SECONDS:
+            self._place, self._failed = place, 0
+        self._begun = now
 
     def again(self, error: EscrowError) -> None:
-        """Try again after a lost connection, or give up and raise the error."""
-        self._left -= 1
-        if error.code not in {"escrow-unreachable", "upload-stalled", "upload-busy"} or not self._left:
+        """Wait, and try again after a lost connection, or give up and raise the error."""
+        self._failed += 1
+        if error.code not in _TRIED_AGAIN or self._failed == ATTEMPTS:
             raise error
+        self._ended.wait(PAUSE_SECONDS * 3 ** (self._failed - 1))
 
 
-def _messages(upload: Upload, offset: int) -> Iterator[pb.DepositRequest]:
-    yield pb.DepositRequest(begin=pb.DepositBegin(upload=upload.token, offset=offset))
-    for chunk in upload.chunks(offset):
-        yield pb.DepositRequest(data=chunk)
-    yield pb.DepositRequest(end=pb.DepositEnd(digest=upload.digest()))
+class _Sending:
+    """The messages of one upload. If the file cannot be read they end before its end, and `failed` says why."""
+
+    def __init__(self, upload: Upload, offset: int) -> None:
+        self._upload, self._offset = upload, offset
+        self.failed: Exception | None = None
+
+    def messages(self) -> Iterator[pb.DepositRequest]:
+        yield pb.DepositRequest(begin=pb.DepositBegin(upload=self._upload.token, offset=self._offset))
+        try:
+            for chunk in self._upload.chunks(self._offset):
+                yield pb.DepositRequest(data=chunk)
+            yield pb.DepositRequest(end=pb.DepositEnd(digest=self._upload.digest()))
+        except Exception as error:  # noqa: BLE001 - whoever asked for the upload gets it; gRPC would log and hide it
+            self.failed = error
 
 
 def _known(since: int) -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,7 @@ was remembered, as evidence that anyone who knows the escrow's key can check.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,12 +102,12 @@ class Witness:
 
 
 def keep_evidence(home: Path, found: Mapping[str, object]) -> Path:
-    """Keep what was refused, and what it was compared with, as a file of its own; its path."""
+    """Keep what was refused, and what it was compared with, under a name that follows from it; its path."""
     folder = home / "evidence"
     folder.mkdir(mode=0o700, exist_ok=True)
-    number = sum(1 for _ in folder.glob("*.json")) + 1
-    path = folder / f"{number:04d}.json"
-    write_private(path, (json.dumps(found, indent=1) + "\n").encode())
+    content = (json.dumps(found, indent=1) + "\n").encode()
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.json"
+    write_private(path, content)
     return path
 
 

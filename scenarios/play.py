@@ -2,6 +2,9 @@
 
 The simulator is the operator here, and shows what that means: with nothing sealing the workers it reads the evidence
 out of the run (`Watching`). No bank sees those figures of another, and of a withheld contract no bank sees any.
+
+`play` plays a contract by calls in this process, whichever way the banks reach the escrow; `scenarios.network` plays
+the same contract with the commands of banks and operator. Both end in `Played`.
 """
 
 import time
@@ -15,6 +18,7 @@ from contracts.clauses import Gain, Outcome
 from contracts.contract import Contract
 from contracts.gain import Measurement
 from contracts.gate import Evidence, measured_clauses
+from escrow.disk import private, write_whole
 from escrow.runtime.base import Job, Output
 from escrow.runtime.process import ProcessRuntime
 from parties.identity import pinned
@@ -26,26 +30,38 @@ Tell = Callable[[str, str], None]
 
 
 class Watching(ProcessRuntime):
-    """A process runtime whose operator reads along: keeps the evidence of every run, by contract."""
+    """A process runtime whose operator reads along: keeps the evidence of every run, also of a contract that is withheld.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: directory of the escrow's jobs.
+        seen: directory where the evidence is written down, a file for each contract.
+    """
+
+    def __init__(self, root: Path, seen: Path) -> None:
         super().__init__(root)
-        self.seen: dict[str, dict[str, Measurement]] = {}
+        self.folder = private(seen)
 
     def collect(self, job: Job) -> Mapping[str, Output]:
         """As the plain runtime, with a copy of the evidence."""
         found = super().collect(job)
         if job.spec["role"] == "evaluate":
-            evidence = Evidence.model_validate({**_document(found["evidence.json"].read()), "run": 1})
-            self.seen[evidence.contract] = evidence.measurements
+            write_whole(_note(self.folder, str(job.spec["contract"])), found["evidence.json"].read())
         return found
 
 
-def _document(data: bytes) -> dict[str, Any]:
-    document = parse(data)
+def seen(folder: Path, contract: str) -> dict[str, Measurement]:
+    """What the operator saw of a contract's first run, by the number of the clause; empty if it was never measured."""
+    path = _note(folder, contract)
+    if not path.exists():
+        return {}
+    document = parse(path.read_bytes())
     if not isinstance(document, dict):
         raise TypeError("evidence is not an object")
-    return document
+    return Evidence.model_validate({**document, "run": 1}).measurements
+
+
+def _note(folder: Path, contract: str) -> Path:
+    return folder / f"{contract.removeprefix('sha256:')}.json"
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,7 @@ def play(
             watch.end(stage)
         tell(stage, words)
 
-    case = consortium.core.run(digest, progress)
+    case, runtime = consortium.core.run(digest, progress), consortium.core.runtime
     bundles: dict[str, Path] = {}
     if case.state == "released":
         watch.begin("verify")
@@ -147,20 +163,19 @@ def play(
         world=world,
         verdict=case.verdict or str(case.state),
         code=case.reason if case.state == "failed" else None,
-        rows=_rows(contract, consortium),
+        rows=rows(contract, seen(runtime.folder, digest) if isinstance(runtime, Watching) else {}),
         stages=watch.stages,
         bundles=bundles,
     )
 
 
-def _rows(contract: Contract, consortium: Consortium) -> dict[str, Row]:
-    runtime = consortium.core.runtime
-    seen = runtime.seen.get(contract.digest(), {}) if isinstance(runtime, Watching) else {}
-    rows = {}
+def rows(contract: Contract, measured: Mapping[str, Measurement]) -> dict[str, Row]:
+    """Each bank's line, by bank, from what the operator saw."""
+    found = {}
     for number, clause in measured_clauses(contract).items():
         if isinstance(clause, Gain):
-            measurement = seen.get(number)
+            measurement = measured.get(number)
             words = f"> {clause.more_than:g} at {clause.confidence:.0%}"
             outcome = clause.judge(measurement) if measurement else Outcome.UNDECIDED
-            rows[clause.party] = Row(measurement, words, clause.more_than, str(outcome))
-    return rows
+            found[clause.party] = Row(measurement, words, clause.more_than, str(outcome))
+    return found

@@ -1,11 +1,13 @@
 """Consortia for the tests of the escrow, the banks' side and the attacks on both.
 
 Whole runs use real child processes of the real runtime with a worker that trains in a blink (`escrow/quick_worker.py`).
+A test marked `wires` meets the escrow twice: by calls in its own process, and over gRPC and mutual TLS.
 """
 
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from escrow.runtime.base import Job, Output
 from escrow.runtime.process import ProcessRuntime
 from parties.release import fetch
 from scenarios import tiny
-from scenarios.consortium import Consortium
+from scenarios.consortium import Consortium, Wire
 from tests.servers import Postgres, postgres_programs
 
 WORKER = Path(__file__).parent / "escrow" / "quick_worker.py"
@@ -68,9 +70,25 @@ def outcome() -> Callable[..., Decision]:
     return decision
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "wires: play the test in process and over the network")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "wire" in metafunc.fixturenames and metafunc.definition.get_closest_marker("wires"):
+        metafunc.parametrize("wire", ["process", "grpc"])
+
+
 @pytest.fixture
-def clock() -> tiny.Clock:
-    return tiny.Clock()
+def wire() -> Wire:
+    """How the banks reach the escrow."""
+    return "process"
+
+
+@pytest.fixture
+def clock(wire: Wire) -> tiny.Clock:
+    """A clock that stands still; TLS believes only one that is right."""
+    return tiny.Clock() if wire == "process" else tiny.Clock(int(time.time()))
 
 
 @pytest.fixture
@@ -83,18 +101,18 @@ Found = Callable[..., Consortium]
 
 
 @pytest.fixture
-def found(tmp_path: Path, runtime: QuickRuntime, clock: tiny.Clock) -> Iterator[Found]:
+def found(tmp_path: Path, runtime: QuickRuntime, clock: tiny.Clock, wire: Wire) -> Iterator[Found]:
     """Makes a consortium of two banks, or of others, with tables of their own."""
     made: list[Consortium] = []
 
     def make(**others: object) -> Consortium:
-        given: dict[str, object] = {"banks": ("north", "harbour"), **others}
+        given: dict[str, object] = {"banks": ("north", "harbour"), "wire": wire, **others}
         made.append(tiny.founded(tmp_path / "consortium", runtime, clock, **given))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
     for consortium in made:
-        consortium.core.close()
+        consortium.close()
 
 
 @pytest.fixture
@@ -180,3 +198,11 @@ def postgres(postgres_server: Postgres) -> Iterator[str]:
     name = postgres_server.database()
     yield postgres_server.url(name)
     postgres_server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of either kind: a ledger behaves alike on both."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return str(request.getfixturevalue("postgres"))

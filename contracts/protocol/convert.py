@@ -1,6 +1,7 @@
 """Views as messages and back: the one place that knows both."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from contracts.api import CaseView, DepositView, EscrowView, Event, PartyView, Receipt
 from contracts.canonical import parse
@@ -10,6 +11,8 @@ from contracts.protocol import escrow_pb2 as pb
 from contracts.statements import EnrolmentRequest
 
 Hashes = tuple[str, ...]
+TEXT_AT_MOST: Final = 600  # characters, of which one takes up to 4 bytes
+PROBLEM_BYTES: Final = 6 << 10  # HTTP/2 peers take 8 KiB of metadata
 
 
 def to_info(view: EscrowView) -> pb.InfoResponse:
@@ -158,9 +161,18 @@ def from_hashes(hashes: Iterable[bytes]) -> Hashes:
 
 
 def to_problem(error: EscrowError) -> bytes:
-    """A refusal as it travels: code, sentence, hint, and never a trace."""
-    problem = pb.Problem(code=error.code, message=error.message, hint=error.hint, details=error.details)
+    """A refusal as it travels: code, sentence, hint, and never a trace; cut to what fits into metadata."""
+    problem = pb.Problem(code=error.code, message=_cut(error.message), hint=_cut(error.hint))
+    for each in map(_cut, error.details):
+        problem.details.append(each)
+        if problem.ByteSize() > PROBLEM_BYTES:
+            problem.details[-1] = "and more"
+            break
     return problem.SerializeToString()
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_AT_MOST else f"{text[:TEXT_AT_MOST]} …"
 
 
 def from_problem(data: bytes) -> EscrowError:

@@ -20,7 +20,21 @@ from rich.console import Console
 
 from contracts.answers import EPILOG, Edge, run
 
-NOUNS: Final[Mapping[str, str]] = {"contract": "escrow.cli.contract:app", "ledger": "escrow.cli.ledger:app"}
+NOUNS: Final[Mapping[str, str]] = {
+    "init": "escrow.cli.init:init",
+    "serve": "escrow.cli.serve:serve",
+    "status": "escrow.cli.status:status",
+    "doctor": "escrow.cli.doctor:doctor",
+    "party": "escrow.cli.party:app",
+    "contract": "escrow.cli.contracts:app",
+    "run": "escrow.cli.run:app",
+    "ledger": "escrow.cli.ledger:app",
+    "certificate": "escrow.cli.certificate:app",
+    "backup": "escrow.cli.backup:backup",
+    "restore": "escrow.cli.restore:restore",
+}
+"""What the program offers: name → `module:application` of a noun, or `module:function` of a command."""
+
 PLUGGED_IN: Final = "model_escrow.commands"
 """The entry-point group of further commands: name → `module:function`, a typer command that returns an `Answer`."""
 
@@ -66,7 +80,7 @@ def _program(argv: Sequence[str]) -> object:
 
 _HELP: Final = """The escrow operator's program, and what any party can do without an escrow.
 
-Example: escrow contract explain contract.yaml
+Example: escrow init /var/lib/escrow --origin escrow.example/ledger
 """
 
 

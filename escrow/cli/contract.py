@@ -85,4 +85,4 @@ def _notes(missing: Iterable[str]) -> list[str]:
 
 
 def _shown(page: Iterable[Section]) -> Text:
-    return Text.assemble(*pages.laid_out(page, Console().width), end="")
+    return Text.assemble(*pages.laid_out(page, Console().width))

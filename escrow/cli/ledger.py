@@ -1,4 +1,4 @@
-"""Prove an escrow's ledger from its files: nothing was edited, removed, reordered or signed by the wrong hand.
+"""Prove an escrow's ledger: nothing was edited, removed, reordered or signed by the wrong hand. Or take it home.
 
 The escrow need not run, and nothing is believed but signatures and hashes.
 """
@@ -13,6 +13,7 @@ from contracts.answers import EPILOG, Answer, printable
 from contracts.errors import EscrowError
 from escrow.audit import audit
 from escrow.cli import application
+from escrow.cli.home import Home, ask
 
 _NOTE_BYTES: Final = 1 << 20
 _NO_HEAD: Final = "No remembered head was compared: name one with --head to be sure that nothing was cut off."
@@ -22,7 +23,7 @@ app = application()
 
 @app.callback(epilog=EPILOG)
 def noun() -> None:
-    """Prove an escrow's ledger from its files.
+    """Prove an escrow's ledger from its files, or export it.
 
     Example: escrow ledger verify /var/lib/escrow
     """
@@ -50,6 +51,18 @@ def verify(
     data = {"steps": [{"step": number, "passed": words} for number, words in steps], "heads": list(heads)}
     compared = f"It continues every one of {len(heads)} remembered heads." if heads else _NO_HEAD
     return Answer(data, printable(f"The ledger in {home} is intact.\n{compared}"))
+
+
+@app.command("export", epilog=EPILOG)
+def export(file: Annotated[Path, typer.Argument(metavar="FILE")], home: Home) -> Answer:
+    """Write the ledger as one file, also while the escrow serves: for auditors, and for whoever has no database.
+
+    The first line holds the signed head, each further line an entry; there is no data in it and no secret.
+
+    Example: escrow ledger export ledger.jsonl --home /var/lib/escrow
+    """
+    data = ask(home, "export", path=str(file.absolute()))
+    return Answer(data, printable(f"{data['entries']} entries are in {file}."))
 
 
 def _note(path: Path) -> str:

@@ -1,35 +1,57 @@
-"""The command `party`: what a bank does at home, one module for each noun.
+"""The command `party`: what a bank does at home, one module for each noun and each command that needs none.
 
-A noun's module is imported only when the command line names it, so help and wrong usage answer at once. What every
-command shares stands in `contracts.answers`.
+A module is imported only when the command line names it, so help and wrong usage answer at once. What every command
+shares stands in `contracts.answers` and in `parties.cli.desk`.
 """
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import typer
-from rich.console import Console
 
-from contracts.answers import EPILOG, Edge, run
+from contracts import answers
+from contracts.answers import Edge, run, taken
+from contracts.errors import EscrowError
+from parties.cli.screen import show
 
-NOUNS: Final = {"release": "Verify a released model, and score transactions with it."}
-"""Noun → what it offers; its module in this package has the same name."""
+VERBS: Final = {
+    "init": "Make this party's keys and its policy.",
+    "enrol": "Get admitted to an escrow, and a certificate.",
+    "status": "Who this party is, and what waits for it.",
+}
+"""Command → what it does; its module in this package has the same name and offers `command`."""
 
-_HELP: Final = """A bank's own program: its keys and its data never leave the bank.
+NOUNS: Final = {
+    "certificate": "Show, renew or revoke what this party connects with.",
+    "dataset": "Check, encrypt and deposit tables.",
+    "contract": "Draw up, read, approve, stop and watch contracts.",
+    "release": "Fetch and verify a released model, and score transactions with it.",
+    "ledger": "Note the ledger's head, and verify the whole ledger.",
+    "policy": "What this party never approves, whatever a contract offers.",
+}
+"""Noun → what it offers; its module in this package has the same name and offers `app`."""
 
-Example: party release verify RELEASE --home /etc/party
+EPILOG: Final = f"`--home DIR`, anywhere, or PARTY_HOME names the party's home.\n\n{answers.EPILOG}"
+"""What every help text ends with."""
+
+_HELP: Final = """A bank's own program: its keys and its data never leave the bank unencrypted.
+
+A first day: init, enrol, dataset add, contract init, contract propose, contract approve, release fetch.
+
+Example: party status --home /etc/party
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program `party`; returns its exit code."""
-    out = Console(markup=False, highlight=False, emoji=False)
     debug = os.environ.get("ESCROW_DEBUG") == "1"
-    edge = Edge(out.print, typer.echo, partial(typer.echo, err=True), debug)
+    edge = Edge(show, typer.echo, partial(typer.echo, err=True), debug)
     return run(lambda rest: _program(rest or ["--help"]), sys.argv[1:] if argv is None else argv, edge)
 
 
@@ -39,11 +61,25 @@ def application(**settings: Any) -> typer.Typer:
 
 
 def _program(argv: Sequence[str]) -> object:
+    rest, homes = taken(argv, "--home")
+    if "" in homes:
+        raise EscrowError("usage", "--home needs a directory.")
+    named = homes[-1] if homes else os.environ.get("PARTY_HOME")
     app = application(epilog=EPILOG, help=_HELP)
     app.callback()(lambda: None)
-    for noun, offer in NOUNS.items():
-        if noun in argv:
+    for verb, does in VERBS.items():
+        loaded = import_module(f"parties.cli.{verb}").command if verb in rest else lambda: None  # or listed only
+        app.command(verb, epilog=EPILOG, help=None if verb in rest else does)(loaded)
+    for noun, offers in NOUNS.items():
+        if noun in rest:
             app.add_typer(import_module(f"parties.cli.{noun}").app, name=noun)
         else:
-            app.command(noun, help=offer)(lambda: None)  # listed only
-    return typer.main.get_command(app).main(list(argv), prog_name="party", standalone_mode=False)
+            app.command(noun, help=offers)(lambda: None)  # listed only
+    desk = _desk(named) if {*VERBS, *NOUNS}.intersection(rest) else None
+    return typer.main.get_command(app).main(list(rest), prog_name="party", standalone_mode=False, obj=desk)
+
+
+def _desk(home: str | None) -> object:
+    """What every command gets, imported when there is one."""
+    made: object = import_module("parties.cli.desk").Desk(Path(home) if home else None, lambda: int(time.time()))
+    return made

@@ -1,4 +1,4 @@
-"""Verify a released model offline, and score transactions with it.
+"""Fetch a released model, verify it offline, and score transactions with it.
 
 A release is used only after every step of its verification passed.
 """
@@ -9,54 +9,72 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
-from rich.progress import Progress
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from contracts.answers import EPILOG, Answer, printable
+from contracts.answers import Answer, printable
 from contracts.clauses import Measured
-from contracts.errors import EscrowError
 from parties import scoring
-from parties.cli import application
-from parties.identity import Identity, pinned
-from parties.release import Step, Verified, summary, verify_release
+from parties.cli import EPILOG, application
+from parties.cli.cases import found
+from parties.cli.desk import Desk, step
+from parties.cli.screen import progress, short
+from parties.identity import pinned
+from parties.release import Step, Verified, fetch, summary, verify_release
 
 app = application()
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR")]
-Home = Annotated[
-    Path | None, typer.Option(metavar="DIR", envvar="PARTY_HOME", help="The party's home: its keys and pinned escrow.")
-]
 
 
 @app.callback(epilog=EPILOG)
 def noun() -> None:
-    """Verify a released model, and score transactions with it.
+    """Fetch and verify a released model, and score transactions with it.
 
-    Example: party release verify RELEASE --home /etc/party
+    Example: party release fetch 4f1d09aa --into RELEASE
     """
 
 
+@app.command("fetch", epilog=EPILOG)
+def fetch_(
+    ctx: typer.Context,
+    which: Annotated[str, typer.Argument(metavar="DIGEST", help="The contract; its first eight characters will do.")],
+    into: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it goes; a directory in the party's home if left out.")
+    ] = None,
+) -> Answer:
+    """Fetch this party's package of a released contract, decrypt it, and verify it step by step.
+
+    Example: party release fetch 4f1d09aa --into RELEASE
+    """
+    desk: Desk = ctx.obj
+    with desk.client() as client:
+        view = found(client.escrow, which)
+        directory = fetch(client, view.digest, into or desk.home / "releases" / short(view.digest))
+    verified, steps = _verified(directory, desk)
+    where = Text(printable(f"Fetched into {directory}"))
+    return Answer({**summary(verified), "directory": str(directory), "steps": steps}, Group(*_page(verified), where))
+
+
 @app.command("verify", epilog=EPILOG)
-def verify(directory: Folder, home: Home = None) -> Answer:
+def verify(ctx: typer.Context, directory: Folder) -> Answer:
     """Verify a fetched release step by step, offline, and show what the contract's test found for this party.
 
     DIR is the directory that the release was fetched into.
 
     Example: party release verify RELEASE --home /etc/party
     """
-    verified, steps = _verified(directory, home)
-    passed = [{"step": number, "passed": sentence} for number, sentence in steps]
-    return Answer({**summary(verified), "steps": passed}, Group(*_page(verified)))
+    verified, steps = _verified(directory, ctx.obj)
+    return Answer({**summary(verified), "steps": steps}, Group(*_page(verified)))
 
 
 @app.command("score", epilog=EPILOG)
 def score(
+    ctx: typer.Context,
     directory: Folder,
     table: Annotated[Path, typer.Argument(metavar="TABLE")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the scores go: .parquet or .csv; replaced.")],
-    home: Home = None,
 ) -> Answer:
     """Verify a release, then give each transaction of a table its probability of fraud.
 
@@ -67,27 +85,24 @@ def score(
     Example: party release score RELEASE today.parquet --out scores.parquet --home /etc/party
     """
     scoring.check_writable(out, table)
-    verified, _ = _verified(directory, home)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Scoring", total=None)
-        found = scoring.score(verified, table, lambda done, all_: progress.update(task, completed=done, total=all_))
-    scoring.write(out, found)
+    verified, _ = _verified(directory, ctx.obj)
+    with progress("Scoring") as told:
+        scored = scoring.score(verified, table, told)
+    scoring.write(out, scored)
     model = verified.bundle.digest if verified.bundle else None
-    data = {"contract": verified.contract.digest(), "model": model, "rows": found.num_rows, "out": str(out)}
-    return Answer(data, printable(f"{found.num_rows} rows scored, written to {out}\nModel {model}"))
+    data = {"contract": verified.contract.digest(), "model": model, "rows": scored.num_rows, "out": str(out)}
+    return Answer(data, printable(f"{scored.num_rows} rows scored, written to {out}\nModel {model}"))
 
 
-def _verified(directory: Path, home: Path | None) -> tuple[Verified, list[Step]]:
-    if home is None:
-        raise EscrowError("home-missing", "Nothing says which party this is.")
-    steps: list[Step] = []
+def _verified(directory: Path, desk: Desk) -> tuple[Verified, list[dict[str, object]]]:
+    """The release, and the steps of its verification, which were told as they passed."""
+    steps: list[dict[str, object]] = []
 
-    def told(step: Step) -> None:
-        steps.append(step)
-        typer.echo(printable(f"{step[0]}. {step[1]}"), err=True)
+    def told(passed: Step) -> None:
+        steps.append({"step": passed[0], "passed": passed[1]})
+        step(passed)
 
-    return verify_release(directory, Identity.open(home), pinned(home), told), steps
+    return verify_release(directory, desk.identity(), pinned(desk.home), told), steps
 
 
 def _page(verified: Verified) -> Iterator[RenderableType]:

@@ -29,6 +29,10 @@ BENCHMARKS: Final[Mapping[str, str]] = {
     "accuracy": "how good the models are on public data",
     "ledger": "how fast the ledger grows and is verified",
     "demo": "time and memory of `escrow demo`",
+    "lifecycle": "what a contract costs the escrow over gRPC and TLS, by the number of its parties",
+    "load": "200 banks at once: speed, and whether anything is lost or doubled",
+    "deposit": "how fast a large file is sealed and uploaded, and in how much memory",
+    "recovery": "what an escrow that is killed at random moments loses, and how soon it is back",
 }
 
 app = application()

@@ -15,6 +15,8 @@ from contracts.signing import Ed25519Signer, Envelope, sign
 from scenarios import hostile, tiny
 from scenarios.consortium import ORIGIN, Consortium
 
+pytestmark = pytest.mark.wires
+
 
 @pytest.fixture
 def robot() -> Ed25519Signer:
@@ -36,7 +38,7 @@ def rule(consortium: Consortium, digest: str, robot: Ed25519Signer, **changes: A
         "commitments": own.commitments(),
         "recipients": tuple(each.party for each in contract.recipients),
         "clauses": tuple(term_digest(clause) for clause in contract.release),
-        "expires": datetime.fromtimestamp(tiny.START + 1000, UTC),
+        "expires": datetime.fromtimestamp(consortium.core.now() + 1000, UTC),
         "uses": 1,
     }
     return st.RuleMade(**{**covering, **changes})

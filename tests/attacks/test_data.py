@@ -55,35 +55,42 @@ def test_data_that_is_not_what_was_committed_never_reaches_a_worker(consortium: 
     assert collected_nothing(consortium)
 
 
+@pytest.mark.wires
 def test_a_deposit_cannot_be_exchanged_after_it_was_stated(consortium: Consortium, refused: Any) -> None:
     digest = tiny.approved(consortium)
     harbour = consortium.banks["harbour"]
     old = consortium.deposits["harbour"][0]
     other = hostile.sealer(harbour, "train", tiny.SCHEMA)(tiny.table("harbour", "train", {4: 60}, seed=9))
-    harbour.escrow.deposit(old.commitment, other.chunks())  # ignored: the file has arrived already
+    assert harbour.escrow.deposit(replace(other, token=old.token)) == old.blob  # that upload has ended: nothing is read
     assert consortium.core.vault.read(old.blob) == old.path.read_bytes()
+    assert harbour.escrow.deposit(other) == other.blob
     with refused("deposit-exists"):
         harbour.submit(replace(other, commitment=old.commitment).statement(consortium.core.origin, "harbour"))
-    with refused("not-permitted"):
-        consortium.banks["north"].escrow.deposit(old.commitment, other.chunks())
+    assert consortium.banks["north"].escrow.deposit(replace(other, token=old.token)) == other.blob  # an upload of its own
     assert consortium.core.run(digest).state == "released"
 
 
+@pytest.mark.wires
 def test_a_file_that_is_not_the_stated_one_is_refused(consortium: Consortium, refused: Any) -> None:
     harbour = consortium.banks["harbour"]
     new = hostile.sealer(harbour, "train", tiny.SCHEMA)(tiny.table("harbour", "train", {4: 60}, seed=9))
-    harbour.submit(new.statement(consortium.core.origin, "harbour"))
-    for wrong in (b"", b"x" * new.size, new.path.read_bytes() + b"x", new.path.read_bytes()[:-1]):
+    honest = new.path.read_bytes()
+    for wrong in (b"", b"x" * new.size, honest + b"x", honest[:-1]):
+        new.path.write_bytes(wrong)
         with refused("blob-refused"):
-            harbour.escrow.deposit(new.commitment, [wrong])
+            harbour.escrow.deposit(new)
     assert not consortium.core.vault.has(new.blob)
-    consortium.deposits["harbour"] = (new, consortium.deposits["harbour"][1])
     with refused("blob-missing"):
+        harbour.submit(new.statement(consortium.core.origin, "harbour"))
+    consortium.deposits["harbour"] = (new, consortium.deposits["harbour"][1])
+    with refused("deposit-unknown"):
         tiny.proposed(consortium)
-    harbour.escrow.deposit(new.commitment, new.chunks())
+    new.path.write_bytes(honest)
+    harbour.deposit([new])
     tiny.proposed(consortium)
 
 
+@pytest.mark.wires
 def test_an_approval_with_a_useless_key_fails_the_run_closed(consortium: Consortium) -> None:
     digest = tiny.proposed(consortium)
     north, harbour = consortium.banks.values()
@@ -136,6 +143,7 @@ def test_a_holdout_earlier_than_training_and_label_delay_is_refused(found: Any, 
     assert ended(found(exchanged=harbours(holdout=early))) == ("failed", "holdout-too-early", None)
 
 
+@pytest.mark.wires
 def test_too_few_positives_are_refused_before_anyone_signs(found: Any, refused: Any) -> None:
     few = tiny.table("harbour", "holdout", {3: 20, 4: 20})
     consortium = found(exchanged=harbours(holdout=few))
@@ -193,6 +201,7 @@ def test_bad_labels_at_one_bank_stop_at_the_clause_of_the_bank_they_harm(found: 
     assert collected_nothing(consortium)
 
 
+@pytest.mark.wires
 def test_a_revoked_deposit_ends_its_contracts_and_serves_no_other(consortium: Consortium, refused: Any) -> None:
     digest = tiny.approved(consortium)
     consortium.banks["harbour"].revoke(consortium.deposits["harbour"][0].commitment)
@@ -204,6 +213,7 @@ def test_a_revoked_deposit_ends_its_contracts_and_serves_no_other(consortium: Co
         consortium.banks["north"].revoke(consortium.deposits["harbour"][1].commitment)
 
 
+@pytest.mark.wires
 def test_what_this_escrow_cannot_do_is_refused_when_it_is_proposed(consortium: Consortium, refused: Any) -> None:
     document = consortium.draft(model={"family": "logistic"}, method={"name": "pooled"})
     size = consortium.core.ledger.size()
@@ -222,6 +232,7 @@ def test_what_this_escrow_cannot_do_is_refused_when_it_is_proposed(consortium: C
     assert consortium.core.ledger.size() == size
 
 
+@pytest.mark.wires
 def test_a_contract_states_exactly_what_was_deposited(consortium: Consortium, refused: Any) -> None:
     document = consortium.draft(model={"family": "logistic"}, method={"name": "pooled"})
     first, second = document["contributions"]

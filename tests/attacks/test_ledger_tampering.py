@@ -147,17 +147,35 @@ def test_a_fork_is_found_by_whoever_remembers_the_other_branch(
         "UPDATE records SET document = replace(document, 'withheld', 'released') WHERE kind = 'case'",
         "UPDATE records SET state = 'released' WHERE kind = 'case'",
         "DELETE FROM records WHERE kind = 'deposit'",
-        "INSERT INTO records SELECT 'party/ghost', 'party', NULL, document FROM records WHERE key = 'party/north'",
+        "INSERT INTO records SELECT 'party/ghost', 'party', NULL, document, NULL FROM records LIMIT 1",
+        "UPDATE records SET owner = 'harbour' WHERE owner = 'north'",
+        "UPDATE records SET owner = NULL WHERE kind = 'deposit'",
+        "DELETE FROM members WHERE party = 'north'",
+        "INSERT INTO members SELECT 'ghost', contract FROM members WHERE party = 'north'",
+        "DELETE FROM events WHERE kind = 'run-decided'",
+        "UPDATE events SET kind = 'contract-rejected' WHERE kind = 'contract-approved'",
+        "UPDATE events SET time = time + 1 WHERE kind = 'run-started'",
+        "UPDATE events SET position = position + 1 WHERE position = (SELECT max(position) FROM events)",
         "UPDATE entries SET nodes = zeroblob(length(nodes)) WHERE position = 7",
         "UPDATE entries SET time = time + 1 WHERE position = 5",
         "UPDATE entries SET envelope = 'sha256:' || substr(envelope, 9) || '0' WHERE position = 5",
         "DROP TABLE records",
+        "DROP TABLE members",
     ],
 )
 def test_edited_tables_are_found(operator: hostile.Operator, played: Any, change: str, refused: Any) -> None:
     operator.execute(change)
     with refused("ledger-tampered"):
         audit(operator.directory, played.heads())
+
+
+@pytest.mark.parametrize(("found", "code"), [("0001", "database-older"), ("9999", "database-newer")])
+def test_a_ledger_of_another_version_is_not_called_tampered(
+    operator: hostile.Operator, found: str, code: str, refused: Any
+) -> None:
+    operator.execute("UPDATE alembic_version SET version_num = ?", (found,))
+    with refused(code):
+        audit(operator.directory)
 
 
 def test_a_broken_database_is_told_as_such(operator: hostile.Operator, refused: Any) -> None:
@@ -212,7 +230,7 @@ def test_a_bank_refuses_a_ledger_that_forks(
     for number in range(14):
         consortium.join(f"new-{number}")
     north = consortium.banks["north"]
-    with refused("proof-invalid"):
+    with refused("ledger-tampered"):
         north.revoke(north.escrow.deposits()[0].commitment)
     assert (played.bank("north") / "head.note").read_text() == remembered
     consortium.core.close()

@@ -176,6 +176,7 @@ def _fetched(bank: Any, contract: str, blob: bytes, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.wires
 def test_a_verdict_against_the_findings_is_seen_by_the_bank_it_is_about(
     consortium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
 ) -> None:

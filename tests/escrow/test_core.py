@@ -35,14 +35,16 @@ def test_a_session_is_the_protocol_that_banks_use(consortium: Consortium) -> Non
     assert [(view.request.name, view.revoked) for view in session.directory()] == [("harbour", False), ("north", False)]
 
 
+@pytest.mark.wires
 def test_a_bank_sees_its_own_deposits_only(consortium: Consortium) -> None:
     for name, bank in consortium.banks.items():
         views = bank.escrow.deposits()
         assert {view.commitment for view in views} == {each.commitment for each in consortium.deposits[name]}
         assert {view.party for view in views} == {name}
-        assert all(view.stored and not view.revoked and not view.looks for view in views)
+        assert not any(view.revoked or view.looks for view in views)
 
 
+@pytest.mark.wires
 def test_every_wait_has_a_reason_and_an_owner(consortium: Consortium) -> None:
     digest = tiny.proposed(consortium)
     north, harbour = consortium.banks.values()
@@ -60,6 +62,7 @@ def test_every_wait_has_a_reason_and_an_owner(consortium: Consortium) -> None:
     assert where() == ("halted", "halted", ())
 
 
+@pytest.mark.wires
 def test_a_proposal_is_withdrawn_by_its_proposer_alone(consortium: Consortium, refused: Any) -> None:
     digest = tiny.proposed(consortium)
     north, harbour = consortium.banks.values()
@@ -71,6 +74,7 @@ def test_a_proposal_is_withdrawn_by_its_proposer_alone(consortium: Consortium, r
         harbour.approve(digest)
 
 
+@pytest.mark.wires
 def test_the_same_statement_twice_is_one(consortium: Consortium) -> None:
     digest = tiny.proposed(consortium)
     north = consortium.banks["north"]
@@ -106,6 +110,7 @@ def test_admitting_the_same_request_again_changes_nothing(consortium: Consortium
     assert consortium.core.ledger.size() == before
 
 
+@pytest.mark.wires
 def test_garbage_is_refused_and_stores_nothing(consortium: Consortium, refused: Any) -> None:
     north = consortium.banks["north"]
     before = consortium.core.ledger.size()
@@ -234,9 +239,10 @@ def test_real_workers_withhold_what_does_not_reach_the_floor(skewed: Any, refuse
             bank.escrow.collect(digest)
 
 
+@pytest.mark.wires
 def test_an_open_session_ends_with_the_admission(consortium: Consortium, refused: Any) -> None:
     digest = tiny.proposed(consortium)
-    session = consortium.core.session("harbour")
+    session = consortium.banks["harbour"].escrow
     assert session.view(digest).state == "open"
     consortium.core.revoke("harbour")
     calls = (
@@ -244,24 +250,30 @@ def test_an_open_session_ends_with_the_admission(consortium: Consortium, refused
         session.contracts,
         session.deposits,
         lambda: session.entries(0, 1),
-        lambda: session.collect(digest),
-        lambda: session.deposit(consortium.deposits["harbour"][0].commitment, [b""]),
+        lambda: list(session.collect(digest)),
+        lambda: session.deposit(consortium.deposits["harbour"][0]),
     )
     for call in calls:
         with refused("party-revoked"):
             call()
 
 
-def test_a_deposit_beyond_the_escrows_limit_is_refused_when_it_is_stated(consortium: Consortium, refused: Any) -> None:
-    north = consortium.banks["north"]
+@pytest.mark.wires
+@pytest.mark.parametrize(
+    ("changes", "code"), [({"size": 1}, "blob-refused"), ({"blob": "sha256:" + 64 * "7"}, "blob-missing")]
+)
+def test_a_deposit_is_stated_as_it_arrived(
+    consortium: Consortium, changes: dict[str, Any], code: str, refused: Any
+) -> None:
     stated = consortium.deposits["north"][0].statement(ORIGIN, "north")
-    huge = stated.model_copy(
-        update={"size": consortium.core.deposit_at_most + 1, "commitment": "sha256-salted:" + "7" * 64}
-    )
-    with refused("blob-refused"):
-        north.submit(huge)
+    another = stated.model_copy(update={"commitment": "sha256-salted:" + 64 * "7", **changes})
+    before = consortium.core.ledger.size()
+    with refused(code):
+        consortium.banks["north"].submit(another)
+    assert consortium.core.ledger.size() == before
 
 
+@pytest.mark.wires
 def test_a_proposal_sent_again_is_the_same_proposal_whatever_became_of_its_deposits(consortium: Consortium) -> None:
     digest = tiny.proposed(consortium)
     north = consortium.banks["north"]

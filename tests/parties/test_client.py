@@ -1,14 +1,19 @@
 """A bank's client: signs what it read, remembers the ledger's head, and can do everything twice."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
+
+import pytest
 
 from contracts.signing import key_id, public_bytes
 from contracts.transparency import parse_note
 from parties.client import Client, contribution, directory_keys
-from parties.deposit import seal_table
+from parties.deposit import Deposit, seal_table
 from scenarios import tiny
 from scenarios.consortium import ORIGIN, Consortium
+
+pytestmark = pytest.mark.wires
 
 
 class Forger:
@@ -52,19 +57,54 @@ def test_a_deposit_can_be_sent_again(consortium: Consortium) -> None:
     assert len(north.escrow.deposits()) == 2
 
 
-def test_a_transfer_that_was_cut_is_completed(consortium: Consortium, refused: Any) -> None:
+@dataclass(frozen=True)
+class Cut:
+    """An upload whose file cannot be read beyond its middle, the first time."""
+
+    whole: Deposit
+    offsets: list[int]
+
+    @property
+    def token(self) -> str:
+        return self.whole.token
+
+    def chunks(self, offset: int) -> Iterator[bytes]:
+        self.offsets.append(offset)
+        data = self.whole.path.read_bytes()
+        if len(self.offsets) == 1:
+            yield data[: len(data) // 2]
+            raise OSError("the disk is gone")
+        yield data[offset:]
+
+    def digest(self) -> str:
+        return self.whole.digest()
+
+
+def test_a_transfer_that_was_cut_goes_on_where_it_was(consortium: Consortium) -> None:
+    north = consortium.banks["north"]
+    new = seal_table(tiny.tables(0, "north", banks=2)[0], "train", tiny.SCHEMA, north.folder)
+    upload = Cut(new, [])
+    with pytest.raises(OSError, match="gone"):
+        north.escrow.deposit(upload)
+    assert new.commitment not in {view.commitment for view in north.escrow.deposits()}
+    assert north.escrow.deposit(upload) == new.blob
+    assert upload.offsets == [0, new.size // 2]
+    north.deposit([new])
+    assert new.commitment in {view.commitment for view in north.escrow.deposits()}
+    assert consortium.core.vault.read(new.blob) == new.path.read_bytes()
+
+
+def test_a_file_that_was_damaged_at_home_is_not_taken(consortium: Consortium, refused: Any) -> None:
     north = consortium.banks["north"]
     new = seal_table(tiny.tables(0, "north", banks=2)[0], "train", tiny.SCHEMA, north.folder)
     whole = new.path.read_bytes()
     new.path.write_bytes(whole[: len(whole) // 2])
     with refused("blob-refused"):
         north.deposit([new])
-    [view] = [view for view in north.escrow.deposits() if view.commitment == new.commitment]
-    assert not view.stored
+    assert new.commitment not in {view.commitment for view in north.escrow.deposits()}
     new.path.write_bytes(whole)
     north.deposit([new])
-    [view] = [view for view in north.escrow.deposits() if view.commitment == new.commitment]
-    assert view.stored
+    assert new.commitment in {view.commitment for view in north.escrow.deposits()}
 
 
 def test_approving_needs_the_secrets_of_the_deposits(consortium: Consortium, refused: Any) -> None:

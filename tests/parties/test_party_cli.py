@@ -19,21 +19,14 @@ from contracts.schema import Schema
 from models.bundle import load
 from models.features import features_for_scoring
 from models.table import read_table
-from parties.cli import main
 from parties.release import fetch
 from scenarios.consortium import Consortium
 
 PARTY = Path(sys.executable).with_name("party")
-SCHEMA = Schema.model_validate(
-    {
-        "columns": {"time": "when", "label": "fraud", "group": "card", "amount": "eur", "terminal": "shop"},
-        "windows-days": [1, 7],
-        "split": {"train-from": "2018-04-01", "train-days": 21, "test-days": 14},
-    }
-)
-
 Call = Callable[..., tuple[int, str, str]]
 Ask = Callable[..., dict[str, Any]]
+Refuses = Callable[..., str]
+Drawn = Callable[[int], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -47,31 +40,14 @@ class Released:
     corner_folder: Path
 
 
-def transactions(seed: int) -> pa.Table:
-    rng = np.random.default_rng(seed)
-    n = 1500
-    seconds = np.sort(rng.integers(0, 42 * 86_400, n))
-    amounts = rng.gamma(2, 20, n)
-    return pa.table(
-        {
-            "id": np.arange(n),
-            "when": np.datetime64("2018-04-01", "s") + seconds.astype("timedelta64[s]"),
-            "card": [f"card-{k}" for k in rng.integers(0, 300, n)],
-            "shop": rng.integers(0, 40, n),
-            "eur": amounts,
-            "fraud": (rng.random(n) < np.clip(amounts / 400, 0, 0.5)).astype(np.int8),
-        }
-    )
-
-
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
+def released(tmp_path_factory: pytest.TempPathFactory, schema: Schema, drawn: Drawn) -> Released:
     directory = tmp_path_factory.mktemp("consortium") / "kept"
     directory.mkdir()
-    consortium = Consortium.create(directory, SCHEMA)
+    consortium = Consortium.create(directory, schema)
     for seed, name in enumerate(("north", "corner")):
         consortium.join(name)
-        pyarrow.parquet.write_table(transactions(seed), directory / f"{name}.parquet")
+        pyarrow.parquet.write_table(drawn(seed), directory / f"{name}.parquet")
         consortium.deposit(name, directory / f"{name}.parquet")
     no_harm = {"kind": "no-harm", "metric": "average-precision", "margin": 1.0, "min-positives": 5}
     document = consortium.draft(
@@ -87,45 +63,6 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
     homes = {name: bank.home for name, bank in consortium.banks.items()}
     consortium.core.close()
     return Released(homes["north"], folders["north"], directory / "north.parquet", homes["corner"], folders["corner"])
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """Calls the command; its exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("PARTY_HOME", raising=False)
-
-    def called(*argv: object) -> tuple[int, str, str]:
-        code = main([str(word) for word in argv])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return called
-
-
-@pytest.fixture
-def ask(call: Call) -> Ask:
-    """Calls the command with `--format json`; its one envelope."""
-
-    def asked(*argv: object) -> dict[str, Any]:
-        code, out, _ = call("--format", "json", *argv)
-        envelope = json.loads(out)
-        assert out.count("\n") == 1
-        assert (envelope["exit_code"], envelope["status"]) == (code, "error" if code else "ok")
-        return envelope  # type: ignore[no-any-return]
-
-    return asked
-
-
-def refusal(call: Call, *argv: object, exit_code: int, code: str) -> str:
-    """What a person reads when the command is refused; nothing on stdout."""
-    found, out, err = call(*argv)
-    *_, first, last = err.strip().splitlines()
-    assert (found, out) == (exit_code, "")
-    assert first.endswith(f" [{code}]")
-    assert last.startswith("  Next: ")
-    return first.removesuffix(f" [{code}]")
 
 
 def test_verify_prints_its_steps_and_the_partys_own_findings(call: Call, ask: Ask, released: Released) -> None:
@@ -144,16 +81,16 @@ def test_verify_prints_its_steps_and_the_partys_own_findings(call: Call, ask: As
 
 
 def test_the_home_may_come_from_the_environment(
-    call: Call, released: Released, monkeypatch: pytest.MonkeyPatch
+    call: Call, refuses: Refuses, released: Released, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = ("release", "verify", released.folder)
-    assert refusal(call, *argv, exit_code=4, code="home-missing") == "Nothing says which party this is."
+    assert refuses(*argv, exit_code=4, code="home-missing") == "Nothing says which party this is."
     monkeypatch.setenv("PARTY_HOME", str(released.home))
     assert call(*argv)[0] == 0
 
 
 def test_a_party_that_receives_no_model_can_verify_but_not_score(
-    call: Call, released: Released, tmp_path: Path
+    call: Call, refuses: Refuses, released: Released, tmp_path: Path
 ) -> None:
     home = ("--home", released.corner)
     code, out, err = call("release", "verify", released.corner_folder, *home)
@@ -162,13 +99,13 @@ def test_a_party_that_receives_no_model_can_verify_but_not_score(
     assert "Model" not in out
     scores = tmp_path / "scores.csv"
     argv = ("release", "score", released.corner_folder, released.table, "--out", scores, *home)
-    assert "receives no model" in refusal(call, *argv, exit_code=1, code="not-permitted")
+    assert "receives no model" in refuses(*argv, exit_code=1, code="not-permitted")
     assert not scores.exists()
 
 
-def test_anothers_release_is_refused(call: Call, released: Released) -> None:
+def test_anothers_release_is_refused(refuses: Refuses, released: Released) -> None:
     argv = ("release", "verify", released.folder, "--home", released.corner)
-    refusal(call, *argv, exit_code=1, code="release-invalid")
+    refuses(*argv, exit_code=1, code="release-invalid")
 
 
 @pytest.mark.parametrize(
@@ -192,10 +129,10 @@ def test_a_changed_file_is_refused_before_anything_is_scored(
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_scores_stand_beside_the_rows_in_the_tables_own_order(
-    call: Call, ask: Ask, released: Released, tmp_path: Path, ending: str
+    call: Call, ask: Ask, released: Released, schema: Schema, drawn: Drawn, tmp_path: Path, ending: str
 ) -> None:
     rng = np.random.default_rng(7)
-    shuffled = transactions(0).take(rng.permutation(1500)).drop_columns(["fraud"])
+    shuffled = drawn(0).take(rng.permutation(1500)).drop_columns(["fraud"])
     table, scores = tmp_path / "new.parquet", tmp_path / f"scores.{ending}"
     pyarrow.parquet.write_table(shuffled, table)
     argv = ("release", "score", released.folder, table, "--out", scores, "--home", released.home)
@@ -207,38 +144,38 @@ def test_scores_stand_beside_the_rows_in_the_tables_own_order(
     assert found.column_names == ["when", "card", "shop", "eur", "score"]
     assert found["card"].to_pylist() == shuffled["card"].to_pylist()
     bundle = load(released.folder)
-    rows = features_for_scoring(read_table(table, SCHEMA, labels="optional"), SCHEMA)
+    rows = features_for_scoring(read_table(table, schema, labels="optional"), schema)
     np.testing.assert_allclose(np.asarray(found["score"]), bundle.scores(rows.features), atol=1e-7)
     assert ask(*argv)["data"]["rows"] == 1500
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([table.name, scores.name])
 
 
-def test_where_scores_cannot_go_is_said_before_the_work(call: Call, released: Released, tmp_path: Path) -> None:
+def test_where_scores_cannot_go_is_said_before_the_work(refuses: Refuses, released: Released, tmp_path: Path) -> None:
     score = ("release", "score", released.folder, released.table, "--home", released.home, "--out")
     for out in (tmp_path / "scores.txt", tmp_path / "no" / "scores.csv", released.table):
-        refusal(call, *score, out, exit_code=4, code="file-unwritable")
+        refuses(*score, out, exit_code=4, code="file-unwritable")
     assert pyarrow.parquet.read_table(released.table).num_rows == 1500
-    assert "--out" in refusal(call, *score[:-1], exit_code=4, code="usage")
+    assert "--out" in refuses(*score[:-1], exit_code=4, code="usage")
 
 
-def test_a_table_without_a_column_is_refused(call: Call, released: Released, tmp_path: Path) -> None:
+def test_a_table_without_a_column_is_refused(refuses: Refuses, released: Released, tmp_path: Path) -> None:
     table, out = tmp_path / "t.csv", tmp_path / "scores.csv"
     table.write_text("when,card,shop\n2018-05-01,a,b\n")
     argv = ("release", "score", released.folder, table, "--out", out, "--home", released.home)
-    assert "'eur'" in refusal(call, *argv, exit_code=1, code="column-missing")
+    assert "'eur'" in refuses(*argv, exit_code=1, code="column-missing")
     argv = ("release", "score", released.folder, tmp_path / "no.csv", "--out", out, "--home", released.home)
-    refusal(call, *argv, exit_code=4, code="file-unreadable")
+    refuses(*argv, exit_code=4, code="file-unreadable")
     assert not out.exists()
 
 
-def test_a_folder_or_home_that_holds_nothing_is_refused(call: Call, released: Released, tmp_path: Path) -> None:
-    refusal(call, "release", "verify", tmp_path, "--home", released.home, exit_code=4, code="file-unreadable")
-    refusal(call, "release", "verify", released.folder, "--home", tmp_path, exit_code=4, code="home-missing")
+def test_a_folder_or_home_that_holds_nothing_is_refused(refuses: Refuses, released: Released, tmp_path: Path) -> None:
+    refuses("release", "verify", tmp_path, "--home", released.home, exit_code=4, code="file-unreadable")
+    refuses("release", "verify", released.folder, "--home", tmp_path, exit_code=4, code="home-missing")
 
 
 @pytest.mark.parametrize("argv", [["release"], ["release", "verify"], ["release", "wrong"], ["wrong"], ["--wrong"]])
-def test_wrong_usage_is_exit_4_with_one_envelope(call: Call, ask: Ask, argv: list[str]) -> None:
-    refusal(call, *argv, exit_code=4, code="usage")
+def test_wrong_usage_is_exit_4_with_one_envelope(refuses: Refuses, ask: Ask, argv: list[str]) -> None:
+    refuses(*argv, exit_code=4, code="usage")
     assert ask(*argv)["data"]["code"] == "usage"
 
 

@@ -3,7 +3,7 @@
 All of it is filled in from the entries, by replaying them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -45,10 +45,13 @@ def upgrade() -> None:
 
 def _fill(connection: sa.Connection, events: sa.Table, members: sa.Table) -> None:
     records: dict[Key, Record] = {}
-    replaying = steps(_leaves(connection), records, verifier=_verified_before)
-    while batch := list(islice(replaying, _BATCH)):
-        _insert(connection, events, (row for step in batch for row in _events(step)))
-        _insert(connection, members, (row for step in batch for row in _members(step)))
+    entries = sa.table("entries", sa.column("position"), sa.column("leaf"))
+    query = sa.select(entries.c.leaf).order_by(entries.c.position)
+    with connection.execute(query, execution_options={"yield_per": _BATCH}) as found:
+        replaying = steps((bytes(row.leaf) for row in found), records, verifier=_verified_before)
+        while batch := list(islice(replaying, _BATCH)):
+            _insert(connection, events, (row for step in batch for row in _events(step)))
+            _insert(connection, members, (row for step in batch for row in _members(step)))
     owned = sa.table("records", sa.column("key"), sa.column("owner"))
     fill = owned.update().where(owned.c.key == sa.bindparam("named")).values(owner=sa.bindparam("whose"))
     owners = [
@@ -58,13 +61,6 @@ def _fill(connection: sa.Connection, events: sa.Table, members: sa.Table) -> Non
     ]
     if owners:
         connection.execute(fill, owners)
-
-
-def _leaves(connection: sa.Connection) -> Iterator[bytes]:
-    entries = sa.table("entries", sa.column("position"), sa.column("leaf"))
-    query = sa.select(entries.c.leaf).order_by(entries.c.position)
-    for row in connection.execute(query, execution_options={"yield_per": _BATCH}):
-        yield bytes(row.leaf)
 
 
 def _verified_before(envelope: Envelope, public: str) -> None:

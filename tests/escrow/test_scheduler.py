@@ -1,0 +1,261 @@
+"""The scheduler, over real child processes with the quick worker: order, waiting, expiry, failures, leaving."""
+
+import queue
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts import statements as st
+from contracts.entries import read_leaf
+from contracts.lifecycle import State
+from contracts.statements import read
+from escrow.core import Core
+from escrow.runtime.base import Job
+from escrow.scheduler import RETRY_SECONDS, RunTold, Scheduler, plan
+from scenarios import tiny
+from scenarios.consortium import Consortium
+
+SECONDS = 30  # that anything may take before a test fails
+
+
+class Heard(RunTold):
+    """Keeps what it hears, in order."""
+
+    def __init__(self) -> None:
+        self.lines: queue.Queue[tuple[str, ...]] = queue.Queue()
+
+    def began(self, contract: str) -> None:
+        self.lines.put(("began", contract))
+
+    def ended(self, contract: str, outcome: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.lines.put(("ended", contract, outcome))
+
+    def put_aside(self, contract: str, code: str) -> None:
+        self.lines.put(("aside", contract, code))
+
+    def bug(self, verb: str, error: BaseException) -> None:
+        self.lines.put(("bug", verb, type(error).__name__))
+
+    def next(self) -> tuple[str, ...]:
+        return self.lines.get(timeout=SECONDS)
+
+    def until(self, *line: str) -> list[tuple[str, ...]]:
+        """Everything up to this line."""
+        found = [self.next()]
+        while found[-1] != line:
+            found.append(self.next())
+        return found
+
+
+@contextmanager
+def scheduling(core: Core, **how: Any) -> Iterator[tuple[Scheduler, Heard]]:
+    heard = Heard()
+    scheduler = Scheduler(core, told=heard, **how)
+    scheduler.start()
+    try:
+        yield scheduler, heard
+    finally:
+        assert scheduler.stop(SECONDS)
+
+
+def kinds(core: Core) -> Counter[str]:
+    found = (read(read_leaf(data).envelope.payload) for data in core.ledger.leaves())
+    return Counter(each.kind for each in found)  # type: ignore[attr-defined]
+
+
+def state(core: Core, digest: str) -> State:
+    return core.runs.case(digest).state
+
+
+def happened(consortium: Consortium, kind: str, digest: str) -> None:
+    """Wait until this stands on the ledger."""
+    watching = consortium.core.session("north").watch(0)
+    try:
+        assert any((each.kind, each.contract) == (kind, digest) for each in watching)
+    finally:
+        watching.leave()
+
+
+def moment(clock: tiny.Clock, seconds: int) -> str:
+    return datetime.fromtimestamp(clock.time + seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_approved_contracts_run_one_after_the_other_in_the_order_of_their_approval(consortium: Consortium) -> None:
+    digests = [tiny.proposed(consortium, title=f"Contract {number}") for number in range(3)]
+    late, first, last = digests
+    for digest in (first, late, last):
+        consortium.approve(digest)
+    with scheduling(consortium.core) as (scheduler, heard):
+        lines = [heard.next() for _ in range(6)]
+        assert scheduler.running == ()
+    assert lines == [line for each in (first, late, last) for line in (("began", each), ("ended", each, "decided"))]
+    assert {state(consortium.core, each) for each in digests} == {State.RELEASED}
+
+
+def test_as_many_run_at_once_as_are_allowed(
+    found: Callable[..., Consortium], clock: tiny.Clock, tmp_path: Path
+) -> None:
+    hanging = tiny.table("north", "train", {3: 60}), tiny.table("north", "holdout", {3: 30, 4: 30})
+    hanging[0].terminals[:] = "hang-1"
+    consortium = found(exchanged={"north": hanging})
+    digests = [tiny.approved(consortium, title=f"Contract {number}") for number in range(3)]
+    with scheduling(consortium.core, at_once=2) as (scheduler, heard):
+        assert [heard.next() for _ in range(2)] == [("began", each) for each in digests[:2]]
+        happened(consortium, "run-started", digests[1])
+        assert set(scheduler.running) == set(digests[:2])
+        consortium.banks["north"].halt(digests[0])
+        assert heard.until("began", digests[2])[-2:] == [("ended", digests[0], "stopped"), ("began", digests[2])]
+        assert set(scheduler.running) == set(digests[1:])
+
+
+def test_a_contract_waits_for_its_time_and_others_do_not(consortium: Consortium, clock: tiny.Clock) -> None:
+    limits = {"expires": moment(clock, 9000), "not-before": moment(clock, 1000)}
+    early = tiny.approved(consortium, limits=limits)
+    other = tiny.approved(consortium)
+    with scheduling(consortium.core) as (_, heard):
+        heard.until("ended", other, "decided")
+        assert state(consortium.core, early) is State.APPROVED
+        clock.time += 1000
+        consortium.core.hub.tell([])
+        assert heard.next() == ("began", early)
+        heard.until("ended", early, "decided")
+
+
+def test_expiry_is_stated_when_its_time_comes_also_of_what_was_proposed_meanwhile(
+    consortium: Consortium, clock: tiny.Clock
+) -> None:
+    before = tiny.proposed(consortium, title="Before", limits={"expires": moment(clock, 500)})
+    with scheduling(consortium.core) as (_, heard):
+        after = tiny.proposed(consortium, title="After", limits={"expires": moment(clock, 400)})
+        clock.time += 400
+        consortium.core.hub.tell([])
+        happened(consortium, "contract-expired", after)
+        assert state(consortium.core, before) is State.OPEN
+        clock.time += 100
+        consortium.core.hub.tell([])
+        happened(consortium, "contract-expired", before)
+        assert heard.lines.empty()
+
+
+def test_expiry_needs_no_event_but_time(consortium: Consortium, clock: tiny.Clock) -> None:
+    """The clock of the test goes on by itself here: the scheduler waits as long as it is told to, then looks."""
+    digest = tiny.proposed(consortium, limits={"expires": moment(clock, 1)})
+    times = iter([clock.time])
+    core = replace(consortium.core, now=lambda: next(times, clock.time + 1))
+    with scheduling(core):
+        happened(consortium, "contract-expired", digest)
+
+
+def test_what_another_worker_may_not_run_is_put_aside_once_and_others_go_on(
+    consortium: Consortium, runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = tiny.approved(consortium, title="Of the old worker")
+    monkeypatch.setattr(runtime, "_worker", f"sha256:{'0' * 64}")  # as after an update of the escrow
+    good = tiny.approved(consortium, title="Of the new worker")
+    with scheduling(consortium.core) as (_, heard):
+        lines = heard.until("ended", good, "decided")
+        consortium.core.hub.tell([])
+    expected = [("began", refused), ("aside", refused, "worker-unknown"), ("ended", refused, "refused")]
+    assert lines[:3] == expected
+    assert lines.count(("began", refused)) == 1
+    assert heard.lines.empty()
+    assert state(consortium.core, refused) is State.APPROVED
+
+
+def test_a_run_that_this_machine_failed_goes_on_after_a_while(
+    consortium: Consortium, runtime: Any, clock: tiny.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = tiny.approved(consortium)
+    prepare, full = runtime.prepare, [True]
+
+    def prepared(job: Job) -> None:
+        if full and "-evaluate-" in job.id:
+            raise OSError(28, "No space left on device")
+        prepare(job)
+
+    monkeypatch.setattr(runtime, "prepare", prepared)
+    with scheduling(consortium.core) as (_, heard):
+        lines = heard.until("ended", digest, "refused")
+        assert ("bug", "run", "OSError") in lines
+        assert ("aside", digest, "bug") in lines
+        assert state(consortium.core, digest) is State.RUNNING
+        full.clear()
+        clock.time += RETRY_SECONDS
+        consortium.core.hub.tell([])
+        assert heard.until("ended", digest, "decided")[0] == ("began", digest)
+    assert kinds(consortium.core)["run-started"] == 1
+    assert state(consortium.core, digest) is State.RELEASED
+
+
+def test_stopping_leaves_a_run_under_way_and_the_next_scheduler_ends_it(consortium: Consortium, runtime: Any) -> None:
+    digest = tiny.approved(consortium)
+    with scheduling(consortium.core) as (_, heard):
+        assert heard.next() == ("began", digest)
+        happened(consortium, "stage-completed", digest)
+    assert heard.until("ended", digest, "left")
+    assert state(consortium.core, digest) is State.RUNNING
+    assert runtime.sweep() == frozenset()
+    with scheduling(consortium.core) as (_, heard):
+        heard.until("ended", digest, "decided")
+    assert state(consortium.core, digest) is State.RELEASED
+    counted = kinds(consortium.core)
+    assert (counted["run-started"], counted["stage-completed"], counted["run-failed"]) == (1, 4, 0)
+
+
+def test_a_worker_that_ends_because_we_stop_is_no_failure_of_the_run(consortium: Consortium, runtime: Any) -> None:
+    """However the end of its jobs and the end of the scheduler follow one another."""
+    digest = tiny.approved(consortium)
+    with scheduling(consortium.core) as (scheduler, heard):
+        happened(consortium, "stage-completed", digest)
+        scheduler.leave()
+        runtime.close()
+        heard.until("ended", digest, "left")
+    assert state(consortium.core, digest) is State.RUNNING
+    assert kinds(consortium.core)["run-failed"] == 0
+
+
+def test_a_second_run_follows_by_itself_until_the_budget_is_spent(found: Callable[..., Consortium]) -> None:
+    flat = tiny.table("north", "train", {3: 60}), tiny.table("north", "holdout", {3: 30, 4: 30})
+    flat[0].terminals[:] = "flat-1"
+    consortium = found(exchanged={"north": flat})
+    clock = consortium.core.now()
+    digest = tiny.approved(consortium, limits={"expires": moment(tiny.Clock(clock), 900), "runs": 2})
+    with scheduling(consortium.core) as (_, heard):
+        lines = [heard.next() for _ in range(4)]
+    assert lines == [("began", digest), ("ended", digest, "decided")] * 2
+    assert state(consortium.core, digest) is State.WITHHELD
+    assert kinds(consortium.core)["run-decided"] == 2
+
+
+def test_chores_are_done_at_the_start_and_every_hour_and_may_fail(consortium: Consortium, clock: tiny.Clock) -> None:
+    done: queue.Queue[int] = queue.Queue()
+
+    def chores() -> None:
+        done.put(clock.time)
+        raise OSError(5, "the disk's secret name")
+
+    with scheduling(consortium.core, chores=chores) as (_, heard):
+        assert done.get(timeout=SECONDS) == tiny.START
+        consortium.core.hub.tell([])
+        clock.time += 3600
+        consortium.core.hub.tell([])
+        assert done.get(timeout=SECONDS) == tiny.START + 3600
+        assert heard.next() == ("bug", "chores", "OSError")
+    assert done.empty()
+
+
+def test_what_is_under_way_comes_before_what_was_approved_earlier(consortium: Consortium) -> None:
+    earlier, later = (tiny.approved(consortium, title=title) for title in ("Earlier", "Later"))
+    consortium.core.state(st.RunStarted(ledger=consortium.core.origin, contract=later, run=1))
+    cases = [consortium.core.runs.case(each) for each in (earlier, later)]
+    now = consortium.core.now()
+    assert plan(cases, set(), {}, now, 2).start == (later, earlier)
+    assert plan(cases, {later}, {}, now, 1).start == (earlier,)
+    assert plan(cases, set(), {}, now, 0).start == ()
