@@ -68,7 +68,8 @@ def back_up(core: Core, path: Path) -> dict[str, Any]:
     try:
         with full_disk_refused():
             head = transfer.backup(core.ledger, ledger, core.origin, core.signer)
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            partial.unlink(missing_ok=True)  # whoever made it could read what goes into it
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 counted = _write(core.directory, ledger, file)
                 file.flush()
                 os.fsync(file.fileno())

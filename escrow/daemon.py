@@ -99,12 +99,11 @@ class Serving:
         """Drain, as the module says; whether every run let go in time. The core stays open."""
         self.draining.set()
         self.scheduler.leave()
-        self.core.hub.close()
         self.server.stop(grace_seconds)
         self.channel.stop(grace_seconds)
-        left = self.scheduler.stop(LEAVE_SECONDS)
+        in_time = self.scheduler.stop(LEAVE_SECONDS)
         self.web.stop()
-        return left
+        return in_time
 
 
 def serve(
@@ -131,10 +130,10 @@ def serve(
                     signalled.wait()
                     log.event("draining")
             finally:
-                left = serving.stop(settings.grace_seconds)
+                in_time = serving.stop(settings.grace_seconds)
         finally:
             core.close()
-        log.event("stopped", runs_left=left)
+        log.event("stopped", in_time=in_time)
 
 
 @contextmanager

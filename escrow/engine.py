@@ -93,7 +93,7 @@ class Database:
             try:
                 yield self._writer
             finally:
-                if self._writer.invalidated:
+                if self._writer.invalidated or self._writer.get_transaction():  # a commit that failed leaves it open
                     self._drop()
 
     def close(self) -> None:

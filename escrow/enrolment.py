@@ -21,7 +21,7 @@ from contracts.signing import Envelope, verify
 from contracts.statements import EnrolmentRequest
 from escrow.authority import Authority
 from escrow.core import Core
-from escrow.disk import private, write_whole
+from escrow.disk import full_disk_refused, private, write_whole
 
 WAITING_AT_MOST: Final = 1000
 _FILE: Final = re.compile(r"[a-z][a-z0-9-]*\.[0-9a-f]{64}\.json")
@@ -75,6 +75,10 @@ class Enrolment:
         return self.authority.issue(asked.name, signing, self.core.now())
 
     def _keep(self, name: str, envelope: Envelope) -> None:
+        with full_disk_refused():
+            self._keep_whole(name, envelope)
+
+    def _keep_whole(self, name: str, envelope: Envelope) -> None:
         private(self.folder)
         path = self._path(name, envelope.key_id)
         if path.exists():

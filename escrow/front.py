@@ -176,7 +176,7 @@ def refuse(context: Context, error: EscrowError) -> NoReturn:
 
 
 class Patience:
-    """Cuts a stream off when its sender is silent for too long. What the escrow itself does meanwhile does not count."""
+    """Cuts a stream off whose sender is silent for too long; what the escrow itself does meanwhile does not count."""
 
     def __init__(self, context: Context, seconds: float) -> None:
         self._context, self._seconds = context, seconds

@@ -13,6 +13,7 @@ A ledger that fails is kept as evidence. Nothing that was fetched before is beli
 again for the same entries, and where it does not fit, everything is fetched anew.
 """
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -22,12 +23,13 @@ from typing import Final, NamedTuple
 
 from contracts import ledgerfile
 from contracts.api import Escrow
+from contracts.canonical import digest
 from contracts.entries import steps
 from contracts.errors import EscrowError
 from contracts.records import Key, PartyRecord, Record
 from contracts.transparency import Checkpoint, Tree, cosigned_times, empty_root
 from parties.client import Client
-from parties.identity import Pinned, pinned
+from parties.identity import Pinned, pinned, write_private
 from parties.offers import leaves
 from parties.witness import Witness, keep_evidence
 
@@ -107,15 +109,17 @@ class Audit:
 
     def _fetched(self, escrow: Escrow, note: str, remembered: str, kept: Path | None) -> Verified:
         """Write the escrow's ledger to a new file, verify that, and keep it or leave it as evidence."""
-        path = self.home / f"{KEPT}.partial"
+        path = self.home / f"{KEPT}.{secrets.token_hex(8)}.partial"
         size = pinned(self.home).checkpoint(note).size
-        with path.open("wb") as file:
-            ledgerfile.write(file, _joined(escrow, size, kept), note)
         try:
+            with path.open("xb") as file:
+                ledgerfile.write(file, _joined(escrow, size, kept), note)
             verified = self._verified(path, remembered)
+            path.rename(self.home / KEPT)
         except EscrowError as error:
             raise (error if kept else self._refused(error, path, remembered)) from None
-        path.rename(self.home / KEPT)
+        finally:
+            path.unlink(missing_ok=True)
         return verified
 
     def _verified(self, path: Path, remembered: str) -> Verified:
@@ -159,17 +163,18 @@ class Audit:
         """The error to raise; if it is about the ledger, with everything kept that shows it."""
         if error.code != "ledger-tampered":
             return error
-        escrow = pinned(self.home)
+        escrow, entries = pinned(self.home), path.read_bytes()
         found = {
             "ledger": escrow.ledger,
             "public-key": escrow.public_key,
             "remembered": remembered,
             "heads": dict(self.heads),
+            "entries": digest(entries),
             "refused": error.message,
         }
         evidence = keep_evidence(self.home, found)
         copy = evidence.with_suffix(".jsonl")
-        copy.write_bytes(path.read_bytes())
+        write_private(copy, entries)
         return EscrowError(
             "ledger-tampered",
             error.message,

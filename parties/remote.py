@@ -46,6 +46,7 @@ def open_channel(address: str, credentials: grpc.ChannelCredentials, ledger: str
         ("grpc.service_config", _RETRIED),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.enable_retries", 1),
     ]
@@ -130,7 +131,12 @@ class RemoteEscrow:
 
     def contracts(self) -> tuple[CaseView, ...]:
         """See `contracts.api.Escrow.contracts`."""
-        return tuple(convert.from_case(each.case) for each in self._listen(self.stub.List, pb.ListRequest()))
+        patience = _Patience(self.ended)
+        while True:
+            try:
+                return tuple(convert.from_case(each.case) for each in self._listen(self.stub.List, pb.ListRequest()))
+            except EscrowError as error:
+                patience.again(error)
 
     def collect(self, contract: str, offset: int = 0) -> Iterator[bytes]:
         """See `contracts.api.Escrow.collect`."""
@@ -153,13 +159,16 @@ class RemoteEscrow:
         while not self.ended.is_set():
             patience.at(since)
             try:
-                for each in self._listen(self.stub.Watch, pb.WatchRequest(since=since), seconds=None):
+                for each in self._heard(since):
                     since = each.index + 1
                     yield convert.from_event(each)
-                raise EscrowError("escrow-unreachable", "The escrow has ended its service.")
             except EscrowError as error:
                 if not self.ended.is_set():
                     patience.again(error)
+
+    def _heard(self, since: int) -> Iterator[pb.WatchResponse]:
+        yield from self._listen(self.stub.Watch, pb.WatchRequest(since=since), seconds=None)
+        raise EscrowError("escrow-unreachable", "The escrow has ended its service.")
 
     def head(self) -> str:
         """See `contracts.api.Escrow.head`."""

@@ -4,6 +4,7 @@ Without `--data` the banks' tables come from this project's own generator; with 
 simulated banks by card. Everything else is the product: the same escrow, the same clients, the same workers.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +14,17 @@ from contracts.answers import Answer
 from contracts.errors import EscrowError
 
 
-def demo(  # noqa: PLR0917 - the options of one command, each by name
+def demo(
+    *,
     world: Annotated[
         str, typer.Option(help="World of the first contract; `escrow demo --world list` lists them.")
     ] = "fraud-type-skew",
     model: Annotated[str | None, typer.Option(help="logistic, mlp or boosted. Default: mlp.")] = None,
     method: Annotated[str | None, typer.Option(help="pooled or fedavg. Default: fedavg; pooled for boosted.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed makes other customers, keys aside.")] = 1,
+    network: Annotated[
+        bool, typer.Option("--network", help="The escrow and every bank as processes of their own, over TLS.")
+    ] = False,
     keep: Annotated[
         Path | None, typer.Option(help="New directory for everything the demo makes. Default: a temporary one.")
     ] = None,
@@ -43,8 +48,12 @@ def demo(  # noqa: PLR0917 - the options of one command, each by name
     measures each bank's gain on its own holdout, and releases the model only if every bank gains; then every bank
     fetches and verifies it. A second contract follows that must be withheld.
 
+    With --network all of it happens by the commands `escrow` and `party`, over gRPC and TLS on loopback.
+
     Examples:
     escrow demo
+
+    escrow demo --network
 
     escrow demo --world quantity-skew --model boosted --keep ./demo
 
@@ -74,8 +83,9 @@ def demo(  # noqa: PLR0917 - the options of one command, each by name
             seed=seed,
         )
     mainjob.known_world(world)
-    directory = mainjob.new_directory(keep)
-    return screen.answer(screen.watched(lambda tell: mainjob.run(choice, directory, world=world, own=own, tell=tell)))
+    with mainjob.new_directory(keep) as directory:
+        play = partial(mainjob.run, choice, directory, world=world, own=own, wire="network" if network else "process")
+        return screen.answer(screen.watched(lambda tell: play(tell=tell)))
 
 
 def _listed(text: str) -> list[str]:

@@ -1,18 +1,22 @@
 """The demo's work: worlds played from keys to verdict, and the envelope that tells of them."""
 
 import logging
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from contracts.errors import EscrowError
-from contracts.schema import Columns
+from contracts.schema import Columns, Schema
 from escrow.runtime.process import memory_root
 from scenarios import plot, worlds
-from scenarios.consortium import METHODS, MODELS, Consortium
+from scenarios.consortium import METHODS, MODELS, Consortium, Wire
+from scenarios.network import Network
 from scenarios.play import Played, Stopwatch, Tell, Watching, play
 from scenarios.worlds import World
 
@@ -102,44 +106,88 @@ def known_world(name: str) -> None:
         raise EscrowError("usage", f"There is no world {name!r}.", f"Use one of: {', '.join(worlds.WORLDS)}.")
 
 
-def new_directory(keep: Path | None) -> Path:
-    """An empty directory for everything the demo makes.
+@contextmanager
+def new_directory(keep: Path | None) -> Iterator[Path]:
+    """An empty directory for everything the demo makes; if it fails, nothing of it is left unless it was asked for.
 
     Raises:
         EscrowError: `usage` if the one asked for is not empty or cannot be made.
     """
-    if keep is None:
-        return Path(tempfile.mkdtemp(prefix="escrow-demo-"))
+    if keep is not None:
+        try:
+            keep.mkdir(parents=True, exist_ok=True)
+            if any(keep.iterdir()):
+                raise EscrowError("usage", f"{keep} is not empty.", "Name a new directory with --keep.")
+        except OSError as error:
+            raise EscrowError("usage", f"{keep} cannot be made: {error.strerror}.") from None
+        yield keep
+        return
+    made = Path(tempfile.mkdtemp(prefix="escrow-demo-"))
     try:
-        keep.mkdir(parents=True, exist_ok=True)
-        if any(keep.iterdir()):
-            raise EscrowError("usage", f"{keep} is not empty.", "Name a new directory with --keep.")
-    except OSError as error:
-        raise EscrowError("usage", f"{keep} cannot be made: {error.strerror}.") from None
-    return keep
+        yield made
+    except BaseException:
+        shutil.rmtree(made)
+        raise
 
 
 def run(
-    choice: Choice, directory: Path, *, world: str, own: World | None, tell: Tell, size: worlds.Size = "demo"
+    choice: Choice,
+    directory: Path,
+    *,
+    world: str,
+    own: World | None,
+    tell: Tell,
+    size: worlds.Size = "demo",
+    wire: Wire | Literal["network"] = "process",
 ) -> dict[str, Any]:
-    """Play the contracts and return the envelope's data."""
+    """Play the contracts and return the envelope's data.
+
+    Args:
+        choice: model, method and seed.
+        directory: for everything that is made.
+        world: of the first contract.
+        own: a user's own world, played instead.
+        tell: hears how it goes.
+        size: of the worlds.
+        wire: how the banks reach the escrow; `network`: by commands in processes of their own.
+    """
     logging.getLogger("escrow").setLevel(logging.ERROR)  # the runtime's warning stands in the demo's own words
     names = [] if own is not None else list(dict.fromkeys([world, WITHHELD_WORLD]))
     made = [own] if own is not None else [worlds.build(name, seed=choice.seed, size=size) for name in names]
-    consortium = Consortium.create(directory, made[0].schema, runtime=Watching(memory_root(directory / "escrow")))
-    try:
-        played = [contract_of(each, consortium, choice, tell) for each in made]
-    finally:
-        consortium.core.close()
+    opened = networked if wire == "network" else partial(together, schema=made[0].schema, wire=wire)
+    with opened(directory, choice, tell) as play_world:
+        played = [play_world(each) for each in made]
     picture = plot.draw(played, directory / "gains.png")
     return {
         "directory": str(directory),
+        "network": wire == "network",
         "plot": str(picture),
         "model": choice.model,
         "method": choice.method,
         "seed": choice.seed,
         "contracts": [described(each) for each in played],
     }
+
+
+Player = Callable[[World], Played]
+
+
+@contextmanager
+def networked(directory: Path, choice: Choice, tell: Tell) -> Iterator[Player]:
+    """Plays worlds over an escrow and banks that are processes of their own."""
+    with Network.opened(directory, model=choice.model, method=choice.method, tell=tell) as network:
+        yield network.play
+
+
+@contextmanager
+def together(directory: Path, choice: Choice, tell: Tell, *, schema: Schema, wire: Wire) -> Iterator[Player]:
+    """Plays worlds over an escrow and banks in this process."""
+    runtime = Watching(memory_root(directory / "escrow"), directory / "seen")
+    consortium = Consortium.create(directory, schema, runtime=runtime, wire=wire)
+    try:
+        yield lambda world: contract_of(world, consortium, choice, tell)
+    finally:
+        consortium.close()
 
 
 def contract_of(world: World, consortium: Consortium, choice: Choice, tell: Tell) -> Played:

@@ -30,7 +30,7 @@ Tell = Callable[[str, str], None]
 
 
 class Watching(ProcessRuntime):
-    """A process runtime whose operator reads along: keeps the evidence of every run, also of a contract that is withheld.
+    """A process runtime whose operator reads along: keeps the evidence of every run, also of one that withholds.
 
     Args:
         root: directory of the escrow's jobs.
@@ -40,6 +40,13 @@ class Watching(ProcessRuntime):
     def __init__(self, root: Path, seen: Path) -> None:
         super().__init__(root)
         self.folder = private(seen)
+
+    def close(self) -> None:
+        """As the plain runtime, and nothing is left of the jobs' directory."""
+        super().close()
+        if self.root.exists():
+            self.sweep()
+            self.root.rmdir()
 
     def collect(self, job: Job) -> Mapping[str, Output]:
         """As the plain runtime, with a copy of the evidence."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import grpc
 
@@ -15,7 +15,6 @@ from contracts.errors import EscrowError
 from contracts.protocol import escrow_pb2_grpc as stubs
 from escrow.authority import Authority
 from escrow.core import Core
-from escrow.front import Told
 from escrow.runtime.base import Runtime
 from escrow.server import Server
 from parties.certificates import Credentials, current
@@ -70,16 +69,16 @@ def refusal_of(call: Callable[[], object]) -> EscrowError:
 
 
 def restart(
-    consortium: Consortium, runtime: Runtime, *, between: Callable[[], None] = lambda: None, told: Told | None = None
+    consortium: Consortium, runtime: Runtime, *, between: Callable[[], None] = lambda: None, **how: Any
 ) -> None:
-    """Stop the escrow and start it again where it was; the banks' sessions stay as they are."""
+    """Stop the escrow and start it again where it was; the banks' sessions stay. `how` is what `Server.start` takes."""
     assert consortium.server is not None
     ports, now = consortium.server.ports, consortium.core.now
     consortium.server.stop(grace_seconds=0)
     consortium.core.close()
     between()
     consortium.core = Core.open(consortium.directory / "escrow", runtime, now=now)
-    consortium.server = Server.start(consortium.core, ports, told)
+    consortium.server = Server.start(consortium.core, ports, **how)
 
 
 @dataclass(frozen=True)
@@ -175,3 +174,13 @@ def over(line: CutLine, bank: Client) -> Iterator[Client]:
         yield replace(bank, escrow=there)
     finally:
         there.close()
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    pause = threading.Event()
+    for _ in range(int(SECONDS * 100)):
+        if happened():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it never happened")

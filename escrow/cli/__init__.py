@@ -22,12 +22,12 @@ from contracts.answers import EPILOG, Edge, run
 
 NOUNS: Final[Mapping[str, str]] = {
     "init": "escrow.cli.init:init",
-    "serve": "escrow.cli.serve:serve",
+    "serve": "escrow.cli.serving:serve",
     "status": "escrow.cli.status:status",
     "doctor": "escrow.cli.doctor:doctor",
     "party": "escrow.cli.party:app",
     "contract": "escrow.cli.contracts:app",
-    "run": "escrow.cli.run:app",
+    "run": "escrow.cli.runs:app",
     "ledger": "escrow.cli.ledger:app",
     "certificate": "escrow.cli.certificate:app",
     "backup": "escrow.cli.backup:backup",

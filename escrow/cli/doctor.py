@@ -11,7 +11,7 @@ from rich.text import Text
 from contracts.answers import Answer, printable
 from contracts.errors import Exit
 from escrow.cli.home import Home
-from escrow.cli.serve import ENROLMENT, MAIN, METRICS, EnrolmentPort, Listen, MetricsPort, Port
+from escrow.cli.serving import ENROLMENT, MAIN, METRICS, EnrolmentPort, Listen, MetricsPort, Port
 
 if TYPE_CHECKING:
     from escrow.doctor import Check

@@ -141,7 +141,7 @@ def _own(desk: Desk, client: Client, view: CaseView, counted: Mapping[Commitment
         Line(standing(view), "state"),
     ]
     if part := view.contract.contribution(client.name):
-        so_far = counted.get(part.holdout.commitment, 0)
+        so_far = counted.get(part.holdout.commitment, "an unknown number")
         more = view.contract.limits.runs
         lines.insert(0, Line(f"{so_far} so far at this holdout, {more} more at most by this contract", "looks"))
     return Section(f"This bank, {client.name}", tuple(lines))

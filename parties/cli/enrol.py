@@ -29,7 +29,7 @@ def command(
     ] = "",
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Ask again until the operator has admitted this party.")] = False,
-    at_most: Annotated[float, typer.Option("--wait-at-most", metavar="SECONDS", min=0)] = 3600.0,
+    wait_at_most: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait.")] = 3600.0,
 ) -> Answer:
     """Ask an escrow to admit this party, or for a certificate once its operator has.
 
@@ -42,14 +42,15 @@ def command(
     identity = desk.identity()
     place, compared = _escrow(desk, address, fingerprint)
     admitted, found = _ask(desk, identity, place, compared)
-    for seconds in _waits(at_most) if wait and not admitted else ():
+    for seconds in _waits(wait_at_most) if wait and not admitted else ():
         tell(f"Not admitted yet; asking again in {seconds:.0f} s. This party's fingerprint: {identity.signer.key_id}")
         threading.Event().wait(seconds)
         admitted, found = _ask_again(desk, identity, found.enrolment, compared, found)
         if admitted:
             break
     if wait and not admitted:
-        raise EscrowError("admission-pending", f"The operator has not admitted {identity.name} within {at_most:.0f} s.")
+        told = f"The operator has not admitted {identity.name} within {wait_at_most:.0f} s."
+        raise EscrowError("admission-pending", told)
     return _answer(desk, identity, found, admitted=admitted)
 
 

@@ -1,4 +1,4 @@
-"""Banks of a benchmark: real clients over gRPC and TLS, with deposits of a few bytes, and the contracts between them."""
+"""Banks of a benchmark: real clients over gRPC and TLS, with tiny deposits, and the contracts between them."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -85,9 +85,7 @@ def enter(home: Path) -> Bank:
     return Bank.open(home)
 
 
-def contract(
-    info: EscrowView, directory: Iterable[PartyView], cards: Sequence[dict[str, Any]], title: str
-) -> Contract:
+def contract(info: EscrowView, directory: Iterable[PartyView], cards: Sequence[dict[str, Any]], title: str) -> Contract:
     """A contract between the banks of some cards, all of whom contribute, receive and must gain."""
     names = [card["name"] for card in cards]
     made = draft(

@@ -9,15 +9,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
 from escrow.authority import Authority
 from parties.remote import open_channel
-from scenarios.benchmarks.child import serve
-from scenarios.benchmarks.served import HOST
-from scenarios.consortium import ORIGIN
+from scenarios.benchmarks.child import HOST, ORIGIN, serve
 
 SERVICE: Final = "model_escrow.benchmarks.Bare"
 
@@ -25,7 +23,8 @@ SERVICE: Final = "model_escrow.benchmarks.Bare"
 def stream(address: str, authorities: bytes, chunks: Iterator[bytes]) -> int:
     """Send the chunks; how many bytes have arrived."""
     with open_channel(address, grpc.ssl_channel_credentials(authorities), ORIGIN) as channel:
-        return int(channel.stream_unary(f"/{SERVICE}/Take")(chunks))
+        take: Any = channel.stream_unary(f"/{SERVICE}/Take")
+        return int(take(chunks))
 
 
 def main(directory: Path) -> None:

@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
-END_SECONDS = 30
+HOST: Final = "127.0.0.1"
+ORIGIN: Final = "escrow.example/ledger"
+"""Of the ledgers of a benchmark."""
+END_SECONDS: Final = 30
 
 
 class Child:

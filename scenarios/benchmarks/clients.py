@@ -20,8 +20,7 @@ from contracts.statements import ContractProposed
 from parties.client import Client
 from parties.remote import RemoteEscrow
 from scenarios.benchmarks.banks import Bank, contract, enter, knock
-from scenarios.benchmarks.child import serve
-from scenarios.consortium import ORIGIN
+from scenarios.benchmarks.child import ORIGIN, serve
 
 EVENTS: Final = 4
 """Of each contract: proposed, its run key opened, and one approval of each of its two parties."""

@@ -29,11 +29,10 @@ from escrow.runtime.process import memory_root
 from parties.certificates import Connection, remember
 from parties.identity import Identity
 from scenarios.benchmarks.banks import Bank, enter, knock
-from scenarios.benchmarks.child import Child
+from scenarios.benchmarks.child import HOST, ORIGIN, Child
 from scenarios.benchmarks.kept import Told, kept
 from scenarios.benchmarks.report import Figures, Target
-from scenarios.benchmarks.served import HOST, Served
-from scenarios.consortium import ORIGIN
+from scenarios.benchmarks.served import Served
 
 BANKS, CONTRACTS, PROCESSES = 200, 2000, 4
 LENGTHS: Final = (1_000, 10_000, 100_000)
@@ -52,7 +51,7 @@ class Size:
     submitted: int = SUBMITTED  # to each of the ledgers
 
 
-def run(progress: Callable[[str], None], size: Size = Size()) -> Figures:  # noqa: B008 - frozen
+def run(progress: Callable[[str], None], size: Size = Size()) -> Figures:
     """Load, then growth."""
     with tempfile.TemporaryDirectory(prefix="escrow-benchmark-") as name:
         values = _load(Path(name), size, progress) | _growth(Path(name), size, progress)

@@ -8,10 +8,10 @@ database's driver.
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import Engine, event
 
@@ -22,10 +22,7 @@ from escrow.core import Core
 from escrow.front import Told
 from escrow.runtime.process import ProcessRuntime, memory_root
 from escrow.server import Ports, Server
-from scenarios.benchmarks.child import Child, serve
-from scenarios.consortium import ORIGIN
-
-HOST = "127.0.0.1"
+from scenarios.benchmarks.child import HOST, ORIGIN, Child, serve
 
 
 class Served(Child):
@@ -33,10 +30,6 @@ class Served(Child):
 
     def __init__(self, directory: Path, *, main: int = 0, enrolment: int = 0) -> None:
         super().__init__("served", directory, main, enrolment, log=directory.with_name(f"{directory.name}.log"))
-
-    def again(self, directory: Path) -> Self:
-        """Another child on the same ports, after this one has ended."""
-        return type(self)(directory, main=self.ready["main"], enrolment=self.ready["enrolment"])
 
     @property
     def address(self) -> str:
@@ -115,10 +108,12 @@ def decide(core: Core, calls: Calls, contract: str) -> None:
     nothing = f"sha256-salted:{digest(contract.encode()).removeprefix('sha256:')}"
     case = core.runs.case(contract)
     about = {"ledger": core.origin, "contract": contract, "run": case.run + 1}
-    steps = [st.RunStarted.model_validate(about)]
-    steps += [st.StageCompleted.model_validate({**about, "stage": stage, "outputs": nothing}) for stage in STAGES]
     findings = {contribution.party: nothing for contribution in case.contract.contributions}
-    steps.append(st.RunDecided.model_validate({**about, "verdict": "withheld", "findings": findings}))
+    steps: tuple[st.RunStarted | st.StageCompleted | st.RunDecided, ...] = (
+        st.RunStarted.model_validate(about),
+        *(st.StageCompleted.model_validate({**about, "stage": stage, "outputs": nothing}) for stage in STAGES),
+        st.RunDecided.model_validate({**about, "verdict": "withheld", "findings": findings}),
+    )
     for step in steps:
         with calls.counted(step.kind):
             core.state(step)
@@ -148,7 +143,7 @@ def main(directory: Path, main_port: int, enrolment_port: int) -> None:
             "enrolment": server.ports.enrolment,
             "fingerprint": core.signer.key_id,
         }
-        handlers = {
+        handlers: dict[str, Callable[..., object]] = {
             "admit": lambda: admit(server),
             "calls": calls.take,
             "decide": lambda contract: decide(core, calls, contract),

@@ -426,7 +426,7 @@ def ask(consortium: Consortium, identity: Identity, certificate: bytes) -> pb.En
         return stub.Enrol(pb.EnrolRequest(request=identity.request(ORIGIN).to_bytes(), certificate=certificate))
 
 
-def test_a_name_is_whose_fingerprint_the_operator_compared(consortium: Consortium, tmp_path: Path, refused: Any) -> None:
+def test_a_name_is_theirs_whose_fingerprint_was_compared(consortium: Consortium, tmp_path: Path, refused: Any) -> None:
     """A squatter asks first under the newcomer's name, and again when the newcomer is admitted."""
     assert consortium.server is not None
     requests = consortium.server.requests
@@ -460,7 +460,8 @@ def test_a_certificate_goes_to_whom_the_partys_own_key_names(consortium: Consort
     for code, envelopes in wrong.items():
         for each in envelopes:
             assert refusal_of(lambda each=each: ask(consortium, north, each)).code == code  # type: ignore[misc]
-    elsewhere = pb.EnrolRequest(request=north.request("other.example/ledger").to_bytes(), certificate=key.envelope(north))
+    request = north.request("other.example/ledger").to_bytes()
+    elsewhere = pb.EnrolRequest(request=request, certificate=key.envelope(north))
     with line.enrolment(consortium) as stub:
         assert refusal_of(lambda: stub.Enrol(elsewhere)).code == "enrolment-refused"
         huge = pb.EnrolRequest(request=b"x" * (1 << 20))

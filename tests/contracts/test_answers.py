@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from contracts.answers import Answer, Edge, printable, run
+from contracts.answers import Answer, Edge, Telling, printable, run, taken
 from contracts.errors import CODES, EscrowError, Exit
 
 
@@ -188,3 +188,50 @@ def test_an_error_text_cannot_steer_a_terminal() -> None:
     terminal = Terminal()
     run(raising(EscrowError("usage", "No \x1b[2Jfile \u202ecod.exe.")), [], terminal.edge())
     assert "No \\x1b[2Jfile \\u202ecod.exe." in terminal.told[0]
+
+
+# commands that go on
+
+
+def counting(broken: bool = False) -> Telling:
+    for number in range(2):
+        yield Answer({"number": number}, f"line {number}")
+    if broken:
+        raise EscrowError("escrow-slow", "It took too long.")
+    return Answer({"last": 1}, "over", Exit.REFUSED)
+
+
+def test_what_is_told_on_the_way_comes_as_it_happens() -> None:
+    text, lines, one = Terminal(), Terminal(), Terminal()
+    assert run(lambda _: counting(), [], text.edge()) == Exit.REFUSED
+    assert (text.shown, text.written) == (["line 0", "line 1", "over"], [])
+    assert run(lambda _: counting(), ["--format", "jsonl"], lines.edge()) == Exit.REFUSED
+    *events, ending = map(json.loads, lines.written)
+    assert (events, ending["data"], lines.shown) == ([{"number": 0}, {"number": 1}], {"last": 1}, [])
+    assert run(lambda _: counting(), ["--format=json"], one.edge()) == Exit.REFUSED
+    assert one.envelope()["data"] == {"last": 1, "told": [{"number": 0}, {"number": 1}]}
+
+
+def test_what_was_told_stands_when_it_breaks_off() -> None:
+    lines = Terminal()
+    assert run(lambda _: counting(broken=True), ["--format=jsonl"], lines.edge()) == Exit.TIMEOUT
+    *events, ending = map(json.loads, lines.written)
+    assert events == [{"number": 0}, {"number": 1}]
+    assert (ending["status"], ending["data"]["code"]) == ("error", "escrow-slow")
+
+
+def test_each_line_is_written_before_the_next_is_waited_for() -> None:
+    lines = Terminal()
+
+    def command() -> Telling:
+        yield Answer({"number": 0})
+        assert lines.written == [json.dumps({"number": 0})]
+        return Answer({})
+
+    assert run(lambda _: command(), ["--format=jsonl"], lines.edge()) == 0
+
+
+def test_an_option_is_taken_from_anywhere_before_two_dashes() -> None:
+    words = ["a", "--home", "x", "b", "--home=y", "--", "--home", "z"]
+    assert taken(words, "--home") == (["a", "b", "--", "--home", "z"], ["x", "y"])
+    assert taken(["--home"], "--home") == ([], [""])

@@ -281,6 +281,16 @@ def test_a_contract_cannot_rewrite_what_is_read_before_signing(call: Call, file:
         ["wrong"],
         ["--wrong"],
         ["ledger", "verify", "--head"],
+        ["init"],
+        ["init", "escrow"],
+        ["serve"],
+        ["serve", "--home", "escrow", "--port", "70000"],
+        ["serve", "--home", "escrow", "--runs", "0"],
+        ["party"],
+        ["party", "admit", "north", "--home", "escrow"],
+        ["run", "abort", "--home", "escrow"],
+        ["backup", "--home", "escrow"],
+        ["restore", "archive"],
     ],
 )
 def test_wrong_usage_is_exit_4_with_one_envelope(call: Call, ask: Ask, argv: list[str]) -> None:
@@ -290,7 +300,15 @@ def test_wrong_usage_is_exit_4_with_one_envelope(call: Call, ask: Ask, argv: lis
 
 def test_help_teaches(call: Call) -> None:
     assert call() == call("--help")
-    for argv in ([], ["contract"], ["contract", "validate"], ["contract", "explain"], ["ledger", "verify"]):
+    nouns = {
+        "party": ("list", "admit", "reject", "revoke"),
+        "contract": ("validate", "explain", "list", "show"),
+        "run": ("list", "show", "abort"),
+        "ledger": ("verify", "export"),
+        "certificate": ("show", "rotate", "drop-old"),
+    }
+    pages = [[], *([noun] for noun in NOUNS), *([noun, verb] for noun, verbs in nouns.items() for verb in verbs)]
+    for argv in pages:
         code, out, err = call(*argv, "--help")
         assert (code, err) == (0, "")
         assert "Example: escrow " in out

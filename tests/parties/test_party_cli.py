@@ -1,6 +1,7 @@
 """The command `party`, called as a bank's engineers call it, on a release that two small banks really made."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from contracts.schema import Schema
 from models.bundle import load
 from models.features import features_for_scoring
 from models.table import read_table
+from parties.cli import NOUNS, VERBS
 from parties.release import fetch
 from scenarios.consortium import Consortium
 
@@ -129,7 +131,7 @@ def test_a_changed_file_is_refused_before_anything_is_scored(
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_scores_stand_beside_the_rows_in_the_tables_own_order(
-    call: Call, ask: Ask, released: Released, schema: Schema, drawn: Drawn, tmp_path: Path, ending: str
+    *, call: Call, ask: Ask, released: Released, schema: Schema, drawn: Drawn, tmp_path: Path, ending: str
 ) -> None:
     rng = np.random.default_rng(7)
     shuffled = drawn(0).take(rng.permutation(1500)).drop_columns(["fraud"])
@@ -181,11 +183,18 @@ def test_wrong_usage_is_exit_4_with_one_envelope(refuses: Refuses, ask: Ask, arg
 
 def test_help_teaches(call: Call) -> None:
     assert call() == call("--help")
-    for argv in ([], ["release"], ["release", "verify"], ["release", "score"]):
+    commands: list[list[str]] = [[], *([verb] for verb in VERBS), *([noun] for noun in NOUNS)]
+    for noun in NOUNS:
+        listed = re.findall(r"^│ ([a-z]+) ", call(noun, "--help")[1], flags=re.MULTILINE)
+        assert listed, noun
+        commands += [[noun, command] for command in listed]
+    for argv in commands:
         code, out, err = call(*argv, "--help")
         assert (code, err) == (0, "")
-        assert "Example: party release" in out
+        example = " ".join(["Example: party", *argv])
+        assert example in out or (argv in ([], *([noun] for noun in NOUNS)) and "Example: party " in out), argv
         assert "Exit codes: 0 ok" in out
+        assert "PARTY_HOME" in out
 
 
 def test_the_installed_program_keeps_stdout_for_its_envelope(released: Released) -> None:
