@@ -40,6 +40,18 @@ def _plain_integer(text: str) -> int:
     return value
 
 
+def _plain_float(text: str) -> float:
+    value = float(text)
+    if not _is_plain_float(value):
+        raise _NotPlainError
+    return value
+
+
+def _is_plain_float(value: float) -> bool:
+    """Whether Python spells the number as RFC 8785 does: both write the shortest digits, and part over exponents."""
+    return 1e-4 <= abs(value) < 1e16 and not value.is_integer()
+
+
 def _not_plain(_: str) -> NoReturn:
     raise _NotPlainError
 
@@ -53,7 +65,7 @@ def _not_a_number(text: str) -> NoReturn:
     raise ValueError(text)
 
 
-_PLAIN_DECODER: Final = json.JSONDecoder(parse_int=_plain_integer, parse_float=_not_plain, parse_constant=_not_plain)
+_PLAIN_DECODER: Final = json.JSONDecoder(parse_int=_plain_integer, parse_float=_plain_float, parse_constant=_not_plain)
 _DECODER: Final = json.JSONDecoder(parse_int=_number, parse_constant=_not_a_number)
 _PLAIN_ENCODER: Final = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"), allow_nan=False
@@ -83,6 +95,8 @@ def _is_plain(value: object) -> bool:
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return True
+    if kind is float:
+        return _is_plain_float(value)  # type: ignore[arg-type]
     if kind is int:
         return -_SAFE_INTEGER <= value <= _SAFE_INTEGER  # type: ignore[operator]
     if kind is dict:
@@ -116,8 +130,8 @@ def _read(data: bytes) -> tuple[object, bool]:
 
     A key that stands twice is lost in the value and so missed in the comparison.
 
-    The fast way is for ASCII text without fractions, exponents and big integers. There Python's encoder writes what
-    RFC 8785 asks for: the same escapes, the same integers, and keys in code-point order, which is UTF-16 order when
+    The fast way is for ASCII text whose numbers are neither very large nor very small. There Python's encoder writes
+    what RFC 8785 asks for: the same escapes, the same numbers, and keys in code-point order, which is UTF-16 order when
     every key is ASCII.
     """
     text = data.decode()

@@ -117,6 +117,11 @@ class ContractProposed(ByParty):
     kind: Literal["contract-proposed"] = "contract-proposed"
     contract: Contract
 
+    def payload(self) -> bytes:
+        """The bytes to sign: the contract's own, which it keeps, and then the other keys in their order."""
+        others = canonical({"kind": self.kind, "ledger": self.ledger, "party": self.party})
+        return b'{"contract":' + self.contract.canonical() + b"," + others[1:]
+
 
 class RunKeyOpened(ByEscrow):
     """The escrow opens the key to which approvals seal data keys."""

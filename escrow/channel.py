@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,12 +52,9 @@ def operating(directory: Path, runtime: MakeRuntime = process_runtime) -> Iterat
     Raises:
         EscrowError: `escrow-missing`, or `escrow-busy` if another command has the directory open.
     """
-    with _opened(directory) as folder:
-        connection = _connected(folder)
-        if connection is not None:
-            with connection:
-                yield lambda verb, **arguments: _asked(connection, verb, arguments)
-            return
+    if serves(directory):
+        yield lambda verb, **arguments: _asked(directory, verb, arguments)
+        return
     with runtime(directory) as runs:
         core = Core.open(directory, runs)
         try:
@@ -72,8 +69,7 @@ def serves(directory: Path) -> bool:
     Raises:
         EscrowError: `escrow-missing`, or `not-permitted` for another user's escrow.
     """
-    with _opened(directory) as folder:
-        connection = _connected(folder)
+    connection = _connected(directory)
     if connection is not None:
         connection.close()
     return connection is not None
@@ -96,25 +92,28 @@ def _address(folder: int) -> str:
     return f"/proc/self/fd/{folder}/{SOCKET}"
 
 
-def _connected(folder: int) -> socket.socket | None:
+def _connected(directory: Path) -> socket.socket | None:
     """A connection to the escrow that serves here, if one does."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.connect(_address(folder))
-    except (FileNotFoundError, ConnectionRefusedError):  # left behind by one that was killed
-        connection.close()
-        return None
-    except OSError as error:
-        connection.close()
-        raise EscrowError("not-permitted", f"The escrow's operator socket refuses: {error.strerror}.") from None
-    connection.settimeout(ANSWER_SECONDS)
-    return connection
+    with ExitStack() as undo:
+        connection = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        folder = undo.enter_context(_opened(directory))
+        try:
+            connection.connect(_address(folder))
+        except (FileNotFoundError, ConnectionRefusedError):  # the latter if it was killed
+            return None
+        except OSError as error:
+            raise EscrowError("not-permitted", f"The operator's socket refuses: {error.strerror}.") from None
+        return connection.dup()
 
 
-def _asked(connection: socket.socket, verb: str, arguments: dict[str, str]) -> dict[str, Any]:
+def _asked(directory: Path, verb: str, arguments: dict[str, str]) -> dict[str, Any]:
+    connection = _connected(directory)
     try:
-        connection.sendall(json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n")
-        with connection.makefile("rb") as file:
+        if connection is None:
+            raise ConnectionError
+        with connection, connection.makefile("rb") as file:
+            connection.settimeout(ANSWER_SECONDS)
+            connection.sendall(json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n")
             document = json.loads(file.readline(ANSWER_BYTES))
     except (OSError, ValueError):
         raise EscrowError(

@@ -15,7 +15,7 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Final
 
 from contracts import statements as st
@@ -23,9 +23,10 @@ from contracts.entries import read_leaf
 from contracts.errors import EscrowError
 from contracts.lifecycle import State
 from contracts.records import CaseRecord
-from contracts.statements import Statement, read
+from contracts.statements import read
 from escrow.core import Core
-from escrow.runs import OF_THE_MACHINE, UNDER_WAY, Runs
+from escrow.leaving import LeavingRuns, LeftError
+from escrow.runs import OF_THE_MACHINE, UNDER_WAY
 
 RETRY_SECONDS: Final = 60  # after a failure of this machine
 CHORES_SECONDS: Final = 3600
@@ -49,34 +50,6 @@ class RunTold:
 
     def bug(self, verb: str, error: BaseException) -> None:
         """Something failed in a way nobody foresaw."""
-
-
-class LeftError(Exception):
-    """The process ends: the run stays under way."""
-
-
-@dataclass(frozen=True)
-class LeavingRuns(Runs):
-    """Runs that are left where they are once `leaving` is set."""
-
-    leaving: threading.Event = field(default_factory=threading.Event)
-
-    @classmethod
-    def of(cls, runs: Runs, leaving: threading.Event) -> "LeavingRuns":
-        """The same runs, stating nothing any more once they are left."""
-
-        def state(statement: Statement) -> object:
-            if leaving.is_set():
-                raise LeftError
-            return runs.state(statement)
-
-        given = {each.name: getattr(runs, each.name) for each in fields(runs)}
-        return cls(**{**given, "state": state}, leaving=leaving)
-
-    def _go_on(self, case: CaseRecord) -> None:
-        if self.leaving.is_set():
-            raise LeftError
-        super()._go_on(case)
 
 
 @dataclass(frozen=True)
@@ -306,4 +279,4 @@ def _outcome(case: CaseRecord) -> str:
     return _OUTCOMES.get(case.state, "stopped")
 
 
-__all__ = ["LeavingRuns", "LeftError", "Plan", "RunTold", "Scheduler", "plan"]
+__all__ = ["Plan", "RunTold", "Scheduler", "plan"]

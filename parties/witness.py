@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts.errors import EscrowError
+from contracts.errors import EscrowError, Exit
 from contracts.transparency import Checkpoint, verify_consistency
 from parties.identity import Pinned, pinned, write_private
 
@@ -59,6 +59,8 @@ class Witness:
                 if before is not None:
                     _continues(before, now, ask, since, proof)
             except EscrowError as error:
+                if error.exit is not Exit.REFUSED:
+                    raise  # the connection was lost, which is evidence of nothing
                 raise self._refused(error, escrow, remembered, note, proof) from error
             if before is None or now.size > before.size:
                 write_private(self.path, note.encode())

@@ -104,8 +104,7 @@ class Terminal:
             line = ""
             for line in process.stdout:
                 self._note(line)
-                told = json.loads(line)
-                if "schema_version" not in told:
+                if line.endswith("\n") and not _is_envelope(told := json.loads(line)):
                     yield told
             self._result(line, process.wait())
 
@@ -126,11 +125,14 @@ class Terminal:
 
     def _result(self, text: str, code: int) -> Json:
         """The data of the envelope that a command ended with."""
-        if not text.endswith("}\n"):
+        if not text.endswith("\n") or not _is_envelope(envelope := json.loads(text)):
             raise EscrowError("bug", f"{self.name}: a command ended without an answer (exit code {code}).", LOOK)
-        envelope = json.loads(text)
         data: Json = envelope["data"]
         if envelope["status"] == "error":
             known = data["code"] if data["code"] in CODES else "bug"
             raise EscrowError(known, f"{self.name}: {data['message']}", data["hint"], data.get("details", ()))
         return data
+
+
+def _is_envelope(told: Json) -> bool:
+    return "schema_version" in told

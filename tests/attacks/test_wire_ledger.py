@@ -78,7 +78,7 @@ VERBS: dict[str, Callable[[Client, str], object]] = {
     "head": lambda bank, _: bank.escrow.head(),
     "entries": lambda bank, _: bank.escrow.entries(0, 5),
     "inclusion": lambda bank, _: bank.escrow.inclusion(0, 5),
-    "submit": lambda bank, contract: bank.halt(contract),
+    "submit": lambda bank, _: bank.revoke(f"sha256-salted:{next(bank.folder.glob('*.age')).stem}"),
 }
 
 
@@ -93,10 +93,8 @@ def test_a_rolled_back_ledger_is_refused_in_every_verb(consortium: Consortium, r
         assert remembered(bank) == before
         key = {ORIGIN: consortium.core.signer.public}
         for each in evidence(bank):
-            longer, shorter = parse_note(each["remembered"], key), parse_note(each["shown"], key)
             assert each["remembered"] == before
-            assert shorter.size <= longer.size
-        assert (shorter.size, shorter.root) != (longer.size, longer.root)
+            assert parse_note(each["shown"], key) != parse_note(before, key)
 
 
 def test_evidence_of_the_same_is_kept_once(consortium: Consortium, rolled_back: str) -> None:

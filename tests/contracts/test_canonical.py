@@ -143,6 +143,17 @@ def test_a_second_spelling_is_refused(data: bytes) -> None:
         parse(data)
 
 
+@settings(max_examples=2000)
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.floats(1e-5, 1e17) | st.floats(-1.0, 1.0))
+@example(1e16)
+@example(1e-4)
+@example(0.1 + 0.2)
+def test_numbers_are_spelled_as_the_standard_has_it(number: float) -> None:
+    written = canonical({"number": number})
+    assert written == rfc8785.dumps({"number": number})
+    assert parse(written) == {"number": number}
+
+
 @pytest.mark.parametrize(
     "value",
     [

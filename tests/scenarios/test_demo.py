@@ -13,6 +13,7 @@ from rich.console import Console
 
 import escrow.cli
 import parties.cli
+from escrow.runtime.process import memory_root
 from scenarios import mainjob, screen, worlds
 from scenarios.play import quiet
 
@@ -29,11 +30,15 @@ def told(argv: Sequence[str], capsys: pytest.CaptureFixture[str], program: Any =
     return envelope
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture(scope="module", params=["process", "grpc", "network"])
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same contracts, whichever way the banks reach the escrow."""
     directory = tmp_path_factory.mktemp("demo")
-    choice = mainjob.chosen("boosted", None, 1)
-    return mainjob.run(choice, directory, world=mainjob.RELEASED_WORLD, own=None, tell=quiet, size="small")
+    choice, wire = mainjob.chosen("boosted", None, 1), request.param
+    made = mainjob.run(choice, directory, world=mainjob.RELEASED_WORLD, own=None, tell=quiet, size="small", wire=wire)
+    assert made["network"] == (wire == "network")
+    assert not memory_root(directory / "escrow").exists()
+    return made
 
 
 def test_the_first_contract_is_released_and_verified_and_the_second_withheld(kept: dict[str, Any]) -> None:
@@ -136,6 +141,21 @@ def test_wrong_options_get_one_sentence_and_leave_nothing(
     assert says in envelope["data"]["message"] + envelope["data"]["hint"]
     assert envelope["data"]["hint"]
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_a_demo_that_fails_leaves_only_the_directory_that_was_asked_for(tmp_path: Path, asked_for: bool) -> None:
+    made: list[Path] = []
+
+    def fail() -> None:
+        with mainjob.new_directory(tmp_path if asked_for else None) as directory:
+            (directory / "key.pem").write_text("a bank's")
+            made.append(directory)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert made[0].exists() == asked_for
 
 
 def test_a_directory_with_something_in_it_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
