@@ -139,9 +139,8 @@ class Core:
         self.vault.sweep()
         self.runtime.sweep()
         self.state(st.LedgerOpened(ledger=self.origin, public_key=self.signer.public))
-        for case in self.ledger.all("case"):
-            if isinstance(case, CaseRecord):
-                self._settle(case)
+        for case in self.ledger.unsettled():
+            self._settle(case)
         self.expire()
 
     def state(self, statement: ByEscrow | Statement) -> Appended:

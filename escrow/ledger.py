@@ -171,6 +171,10 @@ class Ledger:
         """The contracts of a party, by digest."""
         return [each for each in self._listed(rows.CASES, party=party) if isinstance(each, CaseRecord)]
 
+    def unsettled(self) -> list[CaseRecord]:
+        """The contracts that something may still happen to, by digest: all but those whose run key is erased."""
+        return [each for each in self._listed(rows.UNSETTLED) if isinstance(each, CaseRecord)]
+
     def deposits(self, party: str) -> list[DepositRecord]:
         """The deposits of a party, by commitment."""
         return [each for each in self._listed(rows.DEPOSITS, party=party) if isinstance(each, DepositRecord)]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, Select, Table, bindparam, func, select
+from sqlalchemy import Connection, Dialect, Select, Table, bindparam, exists, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from contracts.canonical import digest
@@ -40,6 +40,11 @@ DOCUMENTS: Final = select(RECORDS.c.key, RECORDS.c.document).order_by(RECORDS.c.
 NAMED: Final = DOCUMENTS.where(RECORDS.c.key.in_(bindparam("keys", expanding=True)))
 CASES: Final = DOCUMENTS.join(MEMBERS, RECORDS.c.key == "case/" + MEMBERS.c.contract).where(
     MEMBERS.c.party == bindparam("party")
+)
+# contracts that something may still happen to: unfinished, or ended with a run key that is not erased
+UNSETTLED: Final = DOCUMENTS.where(
+    RECORDS.c.kind == "case",
+    ~exists().where(EVENTS.c.contract == func.substr(RECORDS.c.key, len("case/") + 1), EVENTS.c.kind == "key-erased"),
 )
 DEPOSITS: Final = DOCUMENTS.where(RECORDS.c.owner == bindparam("party"), RECORDS.c.kind == "deposit")
 

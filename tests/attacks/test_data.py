@@ -66,7 +66,9 @@ def test_a_deposit_cannot_be_exchanged_after_it_was_stated(consortium: Consortiu
     assert harbour.escrow.deposit(other) == other.blob
     with refused("deposit-exists"):
         harbour.submit(replace(other, commitment=old.commitment).statement(consortium.core.origin, "harbour"))
-    assert consortium.banks["north"].escrow.deposit(replace(other, token=old.token)) == other.blob  # an upload of its own
+    assert (
+        consortium.banks["north"].escrow.deposit(replace(other, token=old.token)) == other.blob
+    )  # an upload of its own
     assert consortium.core.run(digest).state == "released"
 
 

@@ -106,9 +106,7 @@ def test_an_upload_that_finds_no_room_goes_on_when_there_is_some(
     assert consortium.core.vault.read(upload.digest()) == upload.content
 
 
-def test_a_statement_on_a_full_disk_is_refused(
-    consortium: Consortium, no_room: Callable[[int], Any]
-) -> None:
+def test_a_statement_on_a_full_disk_is_refused(consortium: Consortium, no_room: Callable[[int], Any]) -> None:
     """Whatever file it is that cannot grow, the caller gets a code, and the ledger is whole."""
     north = consortium.banks["north"]
     contract = tiny.proposed(consortium)

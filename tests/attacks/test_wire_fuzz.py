@@ -29,7 +29,9 @@ EXAMPLES: Final = settings(
 )
 
 edges = some.sampled_from([0, 1, 2, 5, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1]) | some.integers(0, 2**64 - 1)
-texts = some.text(max_size=80) | some.sampled_from(["sha256:" + 64 * "0", "\x00", "../x", "sha256:" + 64 * "g", "%s" * 9])
+texts = some.text(max_size=80) | some.sampled_from(
+    ["sha256:" + 64 * "0", "\x00", "../x", "sha256:" + 64 * "g", "%s" * 9]
+)
 """Strings as they may stand in a message: protobuf takes no half characters."""
 
 
@@ -66,7 +68,9 @@ class Raw:
         method = METHODS[name]
         if method.client_streaming:
             return channel.stream_unary(path, None, None)
-        return channel.unary_stream(path, None, None) if method.server_streaming else channel.unary_unary(path, None, None)
+        return (
+            channel.unary_stream(path, None, None) if method.server_streaming else channel.unary_unary(path, None, None)
+        )
 
     def send(self, name: str, *messages: bytes, metadata: tuple[tuple[str, str], ...] = ()) -> str:
         """Send, and return how it ended: `ok`, a code of the catalogue, or the name of a gRPC status."""
@@ -164,7 +168,10 @@ documents = some.recursive(
 def test_a_signed_document_that_is_no_statement_changes_nothing(raw: Raw, document: Any, kind: str) -> None:
     """Signed by the party itself: only the content is at fault."""
     signer = raw.consortium.banks["north"].identity.signer
-    for each in (document, {"kind": kind, "party": "north", "ledger": raw.consortium.core.origin, "contract": document}):
+    for each in (
+        document,
+        {"kind": kind, "party": "north", "ledger": raw.consortium.core.origin, "contract": document},
+    ):
         payload = json.dumps(each, sort_keys=True, separators=(",", ":")).encode()
         envelope = sign(payload, signer).to_bytes()
         assert raw.send("Submit", pb.SubmitRequest(envelope=envelope).SerializeToString()) != "ok"

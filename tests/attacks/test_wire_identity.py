@@ -515,4 +515,3 @@ def test_an_escrow_whose_clock_goes_back_makes_no_earlier_entries(consortium: Co
     assert second.time == first.time
     clock.time += 6000
     assert north.submit(rule("north", 2)).time == first.time + 3000
-

@@ -143,9 +143,7 @@ def test_two_ledgers_are_seen_as_soon_as_heads_are_compared(consortium: Consorti
     harbour.escrow.close()  # type: ignore[attr-defined]
 
 
-def test_a_bank_that_is_switched_to_the_other_ledger_refuses(
-    consortium: Consortium, forked: str, refused: Any
-) -> None:
+def test_a_bank_that_is_switched_to_the_other_ledger_refuses(consortium: Consortium, forked: str, refused: Any) -> None:
     north, harbour = consortium.banks.values()
     [contract] = [view.digest for view in north.escrow.contracts()]
     north.approve(contract)
