@@ -50,7 +50,7 @@ def copied(source: Path, target: Path) -> None:
 
 @pytest.fixture
 def rolled_back(consortium: Consortium, runtime: Any, tmp_path: Path) -> str:
-    """The escrow serves an older state of its database: perfect in itself, but shorter. A contract that it still has."""
+    """The escrow serves an older state of its database, perfect in itself; a contract that it still has."""
     escrow, saved = consortium.directory / "escrow", tmp_path / "saved"
     saved.mkdir()
     contract = tiny.proposed(consortium)

@@ -18,6 +18,7 @@ from contracts.protocol import escrow_pb2 as pb
 from contracts.protocol import escrow_pb2_grpc as stubs
 from escrow.front import CALLS_AT_MOST
 from escrow.hub import LISTENERS_AT_MOST
+from escrow.session import Session
 from escrow.uploads import UploadLimits
 from parties.client import Client
 from parties.identity import pinned
@@ -130,7 +131,13 @@ def test_a_cut_collection_goes_on_where_it_was(
     assert len(whole) > 8_000
     assert list(north.escrow.collect(contract, len(whole))) == [] == list(north.escrow.collect(contract, 2**64 - 1))
     asked: list[int] = []
-    monkeypatch.setattr("escrow.session._chunks", _counting(asked))
+    honestly = Session.collect
+
+    def counted(self: Session, contract: str, offset: int = 0) -> Iterator[bytes]:
+        asked.append(offset)
+        return honestly(self, contract, offset)
+
+    monkeypatch.setattr(Session, "collect", counted)
     rooms = (7_000, 9_000)
     with CutLine(line.address(consortium), rooms, back=True) as cut, line.over(cut, north) as there:
         assert b"".join(there.escrow.collect(contract)) == whole
@@ -138,16 +145,6 @@ def test_a_cut_collection_goes_on_where_it_was(
         release = fetch(there, contract, tmp_path / "release")
     assert 0 == asked[0] < asked[1] < asked[2]
     assert verify_release(release, north.identity, pinned(north.home)).contract.digest() == contract
-
-
-def _counting(asked: list[int]) -> Callable[..., Iterator[bytes]]:
-    from escrow.session import _chunks
-
-    def chunks(vault: Any, blob: str, offset: int) -> Iterator[bytes]:
-        asked.append(offset)
-        return _chunks(vault, blob, offset)
-
-    return chunks
 
 
 @contextmanager

@@ -83,10 +83,10 @@ def test_a_bug_travels_as_a_code_and_its_trace_stays(
     consortium: Consortium, log: Log, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """In an answer, and in a stream."""
-    secret = "what was in memory"
+    inside = "what was in memory"
 
     def broken(self: Session) -> Any:
-        raise KeyError(secret)
+        raise KeyError(inside)
 
     monkeypatch.setattr(Session, verb, broken)
     north = consortium.banks["north"]
@@ -103,14 +103,14 @@ def test_a_bug_travels_as_a_code_and_its_trace_stays(
     with pytest.raises(grpc.RpcError) as caught:
         call()
     seen = f"{caught.value.details()} {caught.value.trailing_metadata()}"  # type: ignore[attr-defined]
-    assert secret not in seen
+    assert inside not in seen
     assert "Traceback" not in seen
     assert "KeyError" not in seen
     told = refusal_of(call)
     assert (told.code, told.exit) == ("bug", Exit.BUG)
     assert told.message
     assert told.hint
-    assert [str(error) for _, error in log.bugs] == [f"'{secret}'"] * 2
+    assert [str(error) for _, error in log.bugs] == [f"'{inside}'"] * 2
 
 
 def test_a_refusal_travels_whole_unless_it_is_too_long() -> None:
@@ -153,7 +153,7 @@ def test_two_escrows_cannot_listen_on_one_port(consortium: Consortium, tmp_path:
 
 
 def test_a_new_authority_needs_no_restart(consortium: Consortium) -> None:
-    """The escrow rotates, the bank renews, the old authority is dropped: nobody is locked out, the old certificate is."""
+    """The escrow rotates, the bank renews, the old authority is dropped: the old certificate is locked out, no bank."""
     north = consortium.banks["north"]
     old = line.credentials(north, consortium.core.now())
     authority = Authority.open(consortium.core.directory)

@@ -12,6 +12,7 @@ from contracts.canonical import digest
 from contracts.errors import EscrowError, Exit
 from escrow.session import Session
 from parties.client import Client
+from parties.identity import Identity
 from parties.remote import RemoteEscrow
 from parties.sealing import Sealing
 from parties.session import connect
@@ -177,8 +178,6 @@ def test_an_escrow_that_keeps_another_file_than_was_sent_is_found_out(
 
 
 def test_a_bank_without_a_certificate_is_told_to_enrol(consortium: Consortium, tmp_path: Any, refused: Any) -> None:
-    from parties.identity import Identity
-
     identity = Identity.create(tmp_path / "newcomer", "newcomer")
     with refused("certificate-missing"):
         connect(tmp_path / "newcomer", identity, consortium.core.now())
