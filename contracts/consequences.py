@@ -137,7 +137,8 @@ def _for_party(contract: Contract, name: str) -> Iterator[str]:
     else:
         yield f"{name} receives no model in any outcome."
     if contribution and others:
-        yield f"If released, {', '.join(others)} hold a model trained on {name}'s rows, and can probe it for ever."
+        holds = "holds" if len(others) == 1 else "hold"
+        yield f"If released, {', '.join(others)} {holds} a model trained on {name}'s rows, and can probe it for ever."
     for clause in contract.release:
         if isinstance(clause, Measured) and clause.party == name and contribution:
             yield f"Condition: {clause.describe()}{_shown_by(contract, contribution, clause)}"

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from contracts import statements as st
 from contracts.api import Receipt
 from contracts.canonical import encode_base64, parse
-from contracts.contract import problems
+from contracts.contract import Contract, problems
 from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, State
 from contracts.records import (
@@ -27,11 +27,12 @@ from contracts.records import (
     party_record,
 )
 from contracts.signing import Envelope, Signer, sign, verify
-from contracts.statements import ByEscrow, EnrolmentRequest, Statement
+from contracts.statements import ByEscrow, EnrolmentRequest, Statement, read
 from escrow import home
 from escrow.age import recipient_of
 from escrow.authority import Authority
 from escrow.blobs import blobs_at
+from escrow.disk import full_disk_refused
 from escrow.hub import Hub
 from escrow.ledger import Appended, Ledger
 from escrow.runs import Progress, Runs, key_name, silent
@@ -209,9 +210,16 @@ class Core:
         return self.ledger.head(self.origin, self.signer)
 
     def accept(self, envelope: Envelope) -> Receipt:
-        """Put a party's statement on the ledger and do what follows from it."""
+        """Put a party's statement on the ledger and do what follows from it.
+
+        What followed may have failed, for want of room say, after the statement stood: it is done when it comes again.
+        """
         appended = self._append(envelope)
         self._after(appended)
+        if not appended.changed:
+            named = getattr(read(envelope.payload), "contract", None)
+            if named is not None:
+                self._settle(self.runs.case(named.digest() if isinstance(named, Contract) else named))
         return self._receipt(appended, envelope)
 
     def _after(self, appended: Appended) -> None:
@@ -233,7 +241,8 @@ class Core:
         with self.turns.guard(contract):
             if self.runs.case(contract).state is not State.PROPOSED:
                 return
-            recipient = self.vault.open_run_key(key_name(contract))
+            with full_disk_refused():
+                recipient = self.vault.open_run_key(key_name(contract))
             try:
                 self.state(st.RunKeyOpened(ledger=self.origin, contract=contract, recipient=recipient))
             except EscrowError as error:

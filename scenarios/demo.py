@@ -4,7 +4,6 @@ Without `--data` the banks' tables come from this project's own generator; with 
 simulated banks by card. Everything else is the product: the same escrow, the same clients, the same workers.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -83,9 +82,10 @@ def demo(
             seed=seed,
         )
     mainjob.known_world(world)
+    wire: mainjob.Reach = "network" if network else "process"
     with mainjob.new_directory(keep) as directory:
-        play = partial(mainjob.run, choice, directory, world=world, own=own, wire="network" if network else "process")
-        return screen.answer(screen.watched(lambda tell: play(tell=tell)))
+        made = [own] if own else mainjob.story(world, seed)
+        return screen.answer(screen.watched(lambda tell: mainjob.run(choice, directory, made, tell=tell, wire=wire)))
 
 
 def _listed(text: str) -> list[str]:

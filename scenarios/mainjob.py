@@ -23,6 +23,9 @@ from scenarios.worlds import World
 RELEASED_WORLD, WITHHELD_WORLD = "fraud-type-skew", "no-gain"
 STAGES = ("deposit", "approve", "prepare", "baseline", "train", "evaluate", "decide", "release", "verify")
 
+Reach = Wire | Literal["network"]
+"""How banks reach the escrow: in one process, or (`network`) by commands, everybody in processes of their own."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -130,30 +133,29 @@ def new_directory(keep: Path | None) -> Iterator[Path]:
         raise
 
 
+def story(world: str, seed: int, size: worlds.Size = "demo") -> list[World]:
+    """The world that was asked for, and one whose contract must be withheld."""
+    return [worlds.build(name, seed=seed, size=size) for name in dict.fromkeys([world, WITHHELD_WORLD])]
+
+
 def run(
     choice: Choice,
     directory: Path,
+    made: Sequence[World],
     *,
-    world: str,
-    own: World | None,
     tell: Tell,
-    size: worlds.Size = "demo",
-    wire: Wire | Literal["network"] = "process",
+    wire: Reach = "process",
 ) -> dict[str, Any]:
-    """Play the contracts and return the envelope's data.
+    """Play a contract in each world and return the envelope's data.
 
     Args:
         choice: model, method and seed.
         directory: for everything that is made.
-        world: of the first contract.
-        own: a user's own world, played instead.
+        made: one or more worlds of the same schema, played one after the other.
         tell: hears how it goes.
-        size: of the worlds.
-        wire: how the banks reach the escrow; `network`: by commands in processes of their own.
+        wire: how the banks reach the escrow.
     """
     logging.getLogger("escrow").setLevel(logging.ERROR)  # the runtime's warning stands in the demo's own words
-    names = [] if own is not None else list(dict.fromkeys([world, WITHHELD_WORLD]))
-    made = [own] if own is not None else [worlds.build(name, seed=choice.seed, size=size) for name in names]
     opened = networked if wire == "network" else partial(together, schema=made[0].schema, wire=wire)
     with opened(directory, choice, tell) as play_world:
         played = [play_world(each) for each in made]

@@ -67,7 +67,7 @@ class Network:
     @classmethod
     @contextmanager
     def opened(cls, directory: Path, *, model: str, method: str, tell: Tell) -> Iterator["Network"]:
-        """A new escrow that serves, without banks yet; everything has ended afterwards.
+        """A new escrow that serves, without banks yet; everything has ended afterwards. Called from the main thread.
 
         Raises:
             EscrowError: the escrow cannot be made or cannot serve.

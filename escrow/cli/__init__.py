@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from contracts.answers import EPILOG, Edge, run
 
@@ -47,9 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(command: Callable[[Sequence[str]], object], argv: Sequence[str]) -> int:
     """`contracts.answers.run` on this process's own stdout and stderr."""
-    out = Console(markup=False, highlight=False, emoji=False)
     debug = os.environ.get("ESCROW_DEBUG") == "1"
-    return run(command, argv, Edge(out.print, typer.echo, partial(typer.echo, err=True), debug))
+    return run(command, argv, Edge(show, typer.echo, partial(typer.echo, err=True), debug))
+
+
+def show(people: object) -> None:
+    """Print a result; text keeps its lines: a digest is never broken."""
+    Console(markup=False, highlight=False, emoji=False).print(people, soft_wrap=isinstance(people, str | Text))
 
 
 def application(**settings: Any) -> typer.Typer:

@@ -56,11 +56,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], nothing: str
     return made
 
 
-def facts(rows: Sequence[tuple[str, object]]) -> Table:
-    """Names and what they stand for, a line each."""
-    made = Table.grid(padding=(0, 2))
-    made.add_column(no_wrap=True, style="dim")
-    made.add_column(ratio=1, overflow="fold")
-    for name, value in rows:
-        made.add_row(name, Text(printable(str(value))))
-    return made
+def facts(rows: Sequence[tuple[str, object]]) -> str:
+    """Names and what they stand for, a line each, however long: a digest is copied whole."""
+    wide = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:{wide}}  {printable(str(value))}" for name, value in rows)

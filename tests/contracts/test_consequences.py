@@ -45,7 +45,7 @@ def test_a_mere_recipient_and_a_mere_contributor_read_their_own_part() -> None:
     assert "valley receives the model" in text("valley", asked)
     assert "ledger learns" not in text("valley", asked)
     assert "north receives no model in any outcome" in text("north", asked)
-    assert "valley hold a model trained on north's rows" in text("north", asked)
+    assert "valley holds a model trained on north's rows" in text("north", asked)
 
 
 def test_every_outcome_is_told() -> None:

@@ -49,7 +49,7 @@ def test_an_escrow_that_is_killed_ends_the_demo_and_leaves_nothing_running(tmp_p
             os.kill(json.loads((tmp_path / "escrow" / "serving.json").read_text())["pid"], signal.SIGKILL)
 
     with pytest.raises(EscrowError) as refused:
-        mainjob.run(CHOICE, tmp_path, world="", own=two_banks, tell=tell, wire="network")
+        mainjob.run(CHOICE, tmp_path, [two_banks], tell=tell, wire="network")
     assert refused.value.code == "escrow-unreachable"
     assert refused.value.message == "The escrow was ended by SIGKILL before the demo was over."
     assert "logs" in refused.value.hint
@@ -63,7 +63,7 @@ def test_sigterm_ends_the_demo_and_leaves_nothing_running(tmp_path: Path, two_ba
         signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
-        mainjob.run(CHOICE, tmp_path, world="", own=two_banks, tell=tell, wire="network")
+        mainjob.run(CHOICE, tmp_path, [two_banks], tell=tell, wire="network")
     assert running(tmp_path) == []
     assert not memory_root(tmp_path / "escrow").exists()
 
