@@ -3,9 +3,10 @@
 The server's certificate is looked at in every handshake, so a renewed one, or a new authority, needs no restart.
 """
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -120,8 +121,45 @@ def _listen(server: grpc.Server, host: str, port: int, credentials: grpc.ServerC
 
 
 def _credentials(core: Core, authority: Authority, *, mutual: bool) -> grpc.ServerCredentials:
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        roots = "".join(authority.authorities()).encode() if mutual else None
-        return grpc.ssl_server_certificate_configuration([authority.server(core.now())], roots)
+    certificates = _Certificates(core, authority, mutual=mutual)
+    first = certificates.configuration(certificates.now())
+    return grpc.dynamic_ssl_server_credentials(
+        first,
+        certificates.changed,  # type: ignore[arg-type]  # None means no change
+        require_client_authentication=mutual,
+    )
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=mutual)
+
+class _Certificates:
+    """What one port shows in its handshakes, and whose certificates it asks for.
+
+    gRPC hears of changes only. With each configuration that it is given it frees the one before, which another
+    handshake may just be using: given one in every handshake, the process crashed when many clients came at once.
+    """
+
+    def __init__(self, core: Core, authority: Authority, *, mutual: bool) -> None:
+        self._core, self._authority, self._mutual = core, authority, mutual
+        self._change = threading.Lock()
+        self._shown: _Shown | None = None
+
+    def now(self) -> "_Shown":
+        """What holds at this moment."""
+        roots = "".join(self._authority.authorities()).encode() if self._mutual else None
+        return _Shown(*self._authority.server(self._core.now()), roots)
+
+    def configuration(self, shown: "_Shown") -> grpc.ServerCertificateConfiguration:
+        """That as gRPC takes it; from now on this is what it knows."""
+        self._shown = shown
+        return grpc.ssl_server_certificate_configuration([(shown.key_pem, shown.chain_pem)], shown.roots_pem)
+
+    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """A configuration, if it is another than the last."""
+        shown = self.now()
+        with self._change:
+            return None if shown == self._shown else self.configuration(shown)
+
+
+class _Shown(NamedTuple):
+    key_pem: bytes
+    chain_pem: bytes
+    roots_pem: bytes | None

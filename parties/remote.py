@@ -33,7 +33,7 @@ _RETRIED: Final = """{"methodConfig": [
  {"name": [{}], "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 3,
   "retryableStatusCodes": ["UNAVAILABLE"]}},
  {"name": [{"service": "model_escrow.v1.Escrow", "method": "Deposit"}]}]}"""
-"""Deposits are not gRPC's to repeat: sending a stream again it was seen to lose a message (1.85, on cut connections)."""
+"""Deposits are not gRPC's to repeat: repeated by it after a cut, a stream was seen to lose a message (grpcio 1.85)."""
 _TRIED_AGAIN: Final = frozenset({"escrow-unreachable", "upload-stalled", "upload-busy"})
 _LOST: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})
 

@@ -31,20 +31,21 @@ def told(argv: Sequence[str], capsys: pytest.CaptureFixture[str], program: Any =
     return envelope
 
 
-@pytest.fixture(scope="module", params=[("process", 4), ("grpc", 4), ("network", 2)], ids=lambda each: each[0])
-def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same story, whichever way so many banks reach the escrow."""
-    directory, (wire, banks) = tmp_path_factory.mktemp("demo"), request.param
+@pytest.mark.parametrize(("wire", "banks"), [("process", 4), ("grpc", 4), ("network", 2)])
+def test_the_story_is_the_same_whichever_way_banks_reach_the_escrow(
+    wire: mainjob.Reach, banks: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     story = mainjob.story(mainjob.RELEASED_WORLD, seed=1, size="small")
     made = [replace(each, tables={name: each.tables[name] for name in each.banks[:banks]}) for each in story]
-    told = mainjob.run(mainjob.chosen("boosted", None, 1), directory, made, tell=quiet, wire=wire)
-    assert told["network"] == (wire == "network")
-    assert len(told["contracts"][0]["parties"]) == banks
-    assert not memory_root(directory / "escrow").exists()
-    return told
+    kept = mainjob.run(mainjob.chosen("boosted", None, 1), tmp_path, made, tell=quiet, wire=wire)
+    assert kept["network"] == (wire == "network")
+    assert not memory_root(tmp_path / "escrow").exists()
+    released_and_verified_then_withheld(kept, worlds.BANKS[:banks])
+    people_see_a_line_for_each_bank_and_what_banks_are_told(kept, worlds.BANKS[:banks])
+    what_is_kept_can_be_verified_offline(kept, capsys)
 
 
-def test_the_first_contract_is_released_and_verified_and_the_second_withheld(kept: dict[str, Any]) -> None:
+def released_and_verified_then_withheld(kept: dict[str, Any], banks: Sequence[str]) -> None:
     first, second = kept["contracts"]
     assert (first["verdict"], first["verified"], second["verdict"], second["bundle"]) == (
         "released",
@@ -53,7 +54,7 @@ def test_the_first_contract_is_released_and_verified_and_the_second_withheld(kep
         None,
     )
     for contract in (first, second):
-        assert list(contract["parties"]) == list(worlds.BANKS[: len(contract["parties"])])
+        assert tuple(contract["parties"]) == banks
         for row in contract["parties"].values():
             assert set(row) == FIGURES
             assert row["gain"] == pytest.approx(row["joint"] - row["own"])
@@ -64,7 +65,7 @@ def test_the_first_contract_is_released_and_verified_and_the_second_withheld(kep
     assert Path(kept["plot"]).read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_kept_can_be_verified_offline(kept: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def what_is_kept_can_be_verified_offline(kept: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert told(["ledger", "verify", kept["directory"]], capsys)["status"] == "ok"
     bundle = Path(kept["contracts"][0]["bundle"])
     home = ["--home", str(bundle.parent.parent)]
@@ -74,13 +75,13 @@ def test_what_is_kept_can_be_verified_offline(kept: dict[str, Any], capsys: pyte
     assert (refused["status"], refused["exit_code"]) == ("error", 1)
 
 
-def test_people_see_a_line_for_each_bank_and_what_banks_are_told(kept: dict[str, Any]) -> None:
+def people_see_a_line_for_each_bank_and_what_banks_are_told(kept: dict[str, Any], banks: Sequence[str]) -> None:
     console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     with console.file:
         console.print(screen.answer(kept).people)
         text = console.export_text()
     assert "NOT SEALED" in text
-    for bank in kept["contracts"][0]["parties"]:
+    for bank in banks:
         assert sum(line.strip().startswith(f"{bank} ") for line in text.splitlines()) == 2
     assert "Every bank was told: withheld. Nothing else" in text
 

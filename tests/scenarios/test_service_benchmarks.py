@@ -1,14 +1,19 @@
 """The benchmarks of the service with tiny numbers: real escrows and banks in processes of their own, over TLS."""
 
 import shutil
+import socket
+import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from scenarios import tiny
 from scenarios.benchmarks import deposit, lifecycle, load, recovery
+from scenarios.benchmarks.child import HOST
 from scenarios.benchmarks.kept import Kept, Told, entries, kept
+from scenarios.benchmarks.served import Served
 from scenarios.consortium import Consortium
 
 
@@ -51,6 +56,20 @@ def test_a_killed_escrow_comes_back_with_everything() -> None:
     assert (figures.values["lost"], figures.values["doubled"]) == (0, 0)
     assert figures.values["acknowledged"] > 0
     assert figures.values["ready_seconds_max"] >= figures.values["ready_seconds"] > 0
+
+
+def test_many_handshakes_at_once_do_not_end_the_escrow(tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+
+    def greet(port: int) -> None:
+        with socket.create_connection((HOST, port), timeout=20) as line, context.wrap_socket(line) as tls:
+            assert tls.version() == "TLSv1.3"
+
+    with Served(tmp_path / "escrow") as served, ThreadPoolExecutor(16) as threads:
+        list(threads.map(greet, [served.ready["enrolment"]] * 400))
+        assert served.ask("usage")["cpu"] > 0
 
 
 def test_what_is_lost_or_doubled_is_counted(found: Callable[..., Consortium], tmp_path: Path) -> None:
