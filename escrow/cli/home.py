@@ -1,8 +1,10 @@
 """What the commands on one escrow share: how its directory is named, how it is asked, and how tables look."""
 
 import logging
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -57,6 +59,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], nothing: str
 
 
 def facts(rows: Sequence[tuple[str, object]]) -> str:
-    """Names and what they stand for, a line each, however long: a digest is copied whole."""
-    wide = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:{wide}}  {printable(str(value))}" for name, value in rows)
+    """Names and what they stand for, in 80 columns; a digest is never broken, so that it can be copied."""
+    wide = max((len(name) for name, _ in rows), default=0) + 2
+    lines = []
+    for name, value in rows:
+        whole = textwrap.wrap(printable(str(value)), 80 - wide, break_long_words=False, break_on_hyphens=False)
+        lines += [f"{label:{wide}}{line}" for label, line in zip_longest([name], whole or [""], fillvalue="")]
+    return "\n".join(lines)
