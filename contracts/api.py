@@ -137,7 +137,10 @@ class Escrow(Protocol):
         ...
 
     def watch(self, since: int) -> Iterator[Event]:
-        """What happens to the caller's contracts, from a ledger index on; waits for more, and ends with the session."""
+        """What happens to the caller's contracts, from a ledger index on; waits for more, and ends with the session.
+
+        An entry that changes several contracts, as a revocation does, is as many events with its index.
+        """
         ...
 
     def head(self) -> str:

@@ -95,6 +95,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "certificate-revoked": Code(Exit.CONNECTION, "Get a certificate for a new TLS key with `party enrol`."),
         "port-taken": Code(Exit.USAGE, "Choose another address or port, or stop the program that listens there."),
         "escrow-slow": Code(Exit.TIMEOUT, "Try again; what was acknowledged stands, and repeating a call is safe."),
+        "escrow-crowded": Code(Exit.TIMEOUT, "Try again in a minute; tell the operator if it lasts."),
         "upload-stalled": Code(Exit.TIMEOUT, "Send the file again; it goes on where it was cut off."),
         "message-refused": Code(Exit.REFUSED, "Send one statement of at most 1 MiB; files are sent in chunks."),
         "admission-pending": Code(
@@ -156,7 +157,8 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "escrow-exists": Code(Exit.USAGE, "Choose an empty directory, or use the escrow that is there."),
         "escrow-busy": Code(Exit.REFUSED, "Wait until the other command ends, or stop the escrow that runs there."),
         "database-unsupported": Code(
-            Exit.USAGE, "Name it as sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME."
+            Exit.USAGE,
+            "Name it as sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME; its password belongs into PGPASSFILE.",
         ),
         "database-unreachable": Code(
             Exit.CONNECTION, "Check that the database is there, lets the escrow in and has room, then try again."

@@ -1,7 +1,7 @@
 """The rules on a contract's course, from proposal to the erasure of its key.
 
 1. A proposal names admitted parties with their keys, and deposits that exist, are their owner's, agree in part, rows,
-   positives and schema, and were not revoked.
+   positives and schema, and were not revoked. A party has a bounded number of proposals that have not ended.
 2. Only parties of the contract approve, once each, with the keys of exactly their own deposits. No implied yes.
 3. One rejection is final; the proposer may withdraw before everyone approved; any party halts before release.
 4. A standing rule covers its own function, deposits, recipients and clauses, so often, until it expires.
@@ -38,6 +38,7 @@ from contracts.signing import key_id, public_bytes
 from contracts.statements import Statement
 from contracts.terms import Term
 
+PROPOSALS_AT_MOST: Final = 100  # of one party, unfinished
 STAGES: Final = ("prepare", "baseline", "train", "evaluate")
 
 Changed = Iterator[Record]
@@ -70,8 +71,10 @@ def moved(records: Records, case: CaseRecord, event: Event, **changes: object) -
         ):
             record = records[key]
             if isinstance(record, PartyRecord | DepositRecord):
-                left = tuple(name for name in record.contracts if name != case.digest)
-                yield record.model_copy(update={"contracts": left})
+                left: dict[str, object] = {"contracts": tuple(each for each in record.contracts if each != case.digest)}
+                if isinstance(record, PartyRecord) and record.request.name == case.proposer:
+                    left["proposals"] = record.proposals - 1
+                yield record.model_copy(update=left)
 
 
 def _proposed(records: Records, statement: st.ContractProposed, entry: Entry) -> Changed:
@@ -89,7 +92,14 @@ def _proposed(records: Records, statement: st.ContractProposed, entry: Entry) ->
             raise refused(f"{party.name} was admitted as {record.request.role}, not as a party.")
         if party.key != key_id(public_bytes(record.request.public_key)):
             raise refused(f"The contract names another key for {party.name} than it was admitted with.", "key-mismatch")
-        yield record.model_copy(update={"contracts": (*record.contracts, name)})
+        proposals = record.proposals + (party.name == statement.party)
+        if proposals > PROPOSALS_AT_MOST:
+            raise refused(
+                f"{party.name} has proposed {PROPOSALS_AT_MOST} contracts that have not ended.",
+                "quota-exceeded",
+                "Withdraw one of them, or wait until one has ended.",
+            )
+        yield record.model_copy(update={"contracts": (*record.contracts, name), "proposals": proposals})
     schema = term_digest(contract.data_schema)
     for contribution in contract.contributions:
         for deposit in _agreed(records, contribution, schema):

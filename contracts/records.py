@@ -55,6 +55,8 @@ class PartyRecord(Record):
     request: EnrolmentRequest
     revoked: bool = False
     contracts: tuple[Digest, ...] = ()  # the unfinished ones it is a party of
+    proposals: int = 0  # unfinished contracts that it proposed
+    deposited: int = 0  # bytes of its deposits that were not revoked
     revoked_keys: tuple[Digest, ...] = ()  # of its TLS keys
 
     def key(self) -> Key:

@@ -8,12 +8,13 @@ in `contracts.proceedings`.
  1. The first statement opens the ledger, and only the first does.
  2. Every statement names this ledger and is signed by the key its signer was admitted with (`authority`).
  3. A party is admitted once under a name, on its own signature; revoked, its unfinished contracts are halted.
- 4. A deposit is stated by its owner, once; revoked, every unfinished contract that uses it is halted.
+ 4. A deposit is stated by its owner, once; revoked, every unfinished contract that uses it is halted. The bytes of a
+    party's deposits are counted and bounded.
  5. A standing rule is made, once, and revoked by the party that it binds.
  6. Whoever was admitted revokes TLS keys of its own: each once, and a bounded number.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ from contracts.signing import PAYLOAD_TYPE, pae, verify_bytes
 from contracts.statements import Statement
 
 REVOKED_KEYS_AT_MOST: Final = 256  # of one party
+DEPOSITED_AT_MOST: Final = 1 << 50  # bytes of one party; an escrow has room for less and refuses sooner
 
 Changed = Iterator[Record]
 
@@ -152,33 +154,40 @@ def _party_admitted(records: Records, statement: st.PartyAdmitted, entry: Entry)
 
 def _party_revoked(records: Records, statement: st.PartyRevoked, entry: Entry) -> Changed:  # noqa: ARG001
     record = party_record(records, statement.name)
-    yield from _gone(records, record.model_copy(update={"revoked": True}), "party-revoked")
+    yield from _gone(records, record.contracts, "party-revoked", record.model_copy(update={"revoked": True}))
 
 
 def _data_deposited(records: Records, statement: st.DataDeposited, entry: Entry) -> Changed:  # noqa: ARG001
     if Key("deposit", statement.commitment) in records:
         raise refused("This commitment was deposited before.", "deposit-exists")
-    if party_record(records, statement.party).request.role != "party":
+    party = party_record(records, statement.party)
+    if party.request.role != "party":
         raise refused(f"{statement.party} was not admitted as a party: it deposits nothing.")
     if (statement.rows is None) != (statement.part == "incumbent"):
         raise refused("A train or holdout deposit states its rows; an incumbent model has none.")
     if (statement.positives is None) != (statement.part != "holdout"):
         raise refused("A holdout deposit states its positives, and no other does.")
+    deposited = party.deposited + statement.size
+    if deposited > DEPOSITED_AT_MOST:
+        raise refused(f"{statement.party}'s deposits have at most {DEPOSITED_AT_MOST} bytes.", "quota-exceeded")
     yield DepositRecord(stated=statement)
+    yield party.model_copy(update={"deposited": deposited})
 
 
 def _data_revoked(records: Records, statement: st.DataRevoked, entry: Entry) -> Changed:  # noqa: ARG001
     record = deposit_record(records, statement.commitment)
     if record.stated.party != statement.party:
         raise refused(f"The deposit is not {statement.party}'s.")
-    yield from _gone(records, record.model_copy(update={"revoked": True}), "data-revoked")
+    party = party_record(records, statement.party)
+    less = party.model_copy(update={"deposited": party.deposited - record.stated.size})
+    yield from _gone(records, record.contracts, "data-revoked", record.model_copy(update={"revoked": True}), less)
 
 
-def _gone(records: Records, gone: PartyRecord | DepositRecord, reason: str) -> Changed:
-    """`gone`, and every unfinished contract it belonged to, halted one after another, for they may share records."""
-    now = {**records, gone.key(): gone}
-    touched = {gone.key()}
-    for name in gone.contracts:
+def _gone(records: Records, contracts: Sequence[str], reason: str, *changed: Record) -> Changed:
+    """What `changed`, and every unfinished contract it ends, halted one after another, for they may share records."""
+    now = {**records, **{record.key(): record for record in changed}}
+    touched = {record.key() for record in changed}
+    for name in contracts:
         for record in moved(now, case_record(now, name), Event.HALTED, reason=reason):
             now[record.key()] = record
             touched.add(record.key())

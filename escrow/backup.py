@@ -86,7 +86,7 @@ def back_up(core: Core, path: Path) -> dict[str, Any]:
         "entries": head.size,
         "files": counted[_BLOBS],
         "keys": counted[_KEYS],
-        "object_storage": elsewhere,
+        "object-storage": elsewhere,
     }
 
 

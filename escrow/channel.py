@@ -17,14 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from contracts.errors import CODES, EscrowError
-from escrow.core import Core
-from escrow.housekeeping import Housekeeping
-from escrow.operator import Operator
-from escrow.runtime.base import Runtime
-from escrow.runtime.process import ProcessRuntime, memory_root
+
+if TYPE_CHECKING:
+    from escrow.runtime.base import Runtime
 
 SOCKET: Final = "operator.sock"
 REQUEST_BYTES: Final = 64 << 10
@@ -36,12 +34,14 @@ _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 Verbs = Callable[..., dict[str, Any]]
 """Does one of the operator's verbs: called with its name, and its arguments by name."""
 
-MakeRuntime = Callable[[Path], Runtime]
+MakeRuntime = Callable[[Path], "Runtime"]
 """What runs the jobs of the escrow in a directory."""
 
 
-def process_runtime(directory: Path) -> Runtime:
+def process_runtime(directory: Path) -> "Runtime":
     """Plain child processes: not sealed."""
+    from escrow.runtime.process import ProcessRuntime, memory_root  # noqa: PLC0415 - see `operating`
+
     return ProcessRuntime(memory_root(directory))
 
 
@@ -55,6 +55,10 @@ def operating(directory: Path, runtime: MakeRuntime = process_runtime) -> Iterat
     if serves(directory):
         yield lambda verb, **arguments: _asked(directory, verb, arguments)
         return
+    from escrow.core import Core  # noqa: PLC0415 - takes a second, which asking who serves need not wait for
+    from escrow.housekeeping import Housekeeping  # noqa: PLC0415
+    from escrow.operator import Operator  # noqa: PLC0415
+
     with runtime(directory) as runs:
         core = Core.open(directory, runs)
         try:

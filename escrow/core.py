@@ -5,18 +5,20 @@ a caller is was settled before a session is made (by the host program here, by m
 attribute of that session alone, and every statement must be signed by that party besides.
 """
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from pydantic import ValidationError
 
 from contracts import statements as st
 from contracts.api import Receipt
 from contracts.canonical import encode_base64, parse
-from contracts.contract import Contract, problems
+from contracts.contract import problems
 from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, State
 from contracts.records import (
@@ -42,6 +44,8 @@ from escrow.turns import Turns
 from escrow.uploads import UploadLimits, Uploads
 from escrow.vault import Vault
 
+_LOG: Final = logging.getLogger(__name__)
+
 
 def clock() -> int:
     """Whole seconds since 1970."""
@@ -64,6 +68,7 @@ class Core:
     limits: Limits = field(default_factory=Limits)
     turns: Turns = field(default_factory=Turns)
     hub: Hub = field(default_factory=Hub)
+    owing: threading.Event = field(default_factory=threading.Event)  # something failed that `settle` makes up for
 
     @classmethod
     def create(
@@ -127,9 +132,10 @@ class Core:
         )
 
     def close(self) -> None:
-        """End what runs and give everything back."""
+        """End what runs, leave no plaintext of it, and give everything back."""
         self.hub.close()
         self.runtime.close()
+        self.runtime.sweep()
         self.ledger.close()
         self.lock.release()
 
@@ -142,6 +148,8 @@ class Core:
         self.state(st.LedgerOpened(ledger=self.origin, public_key=self.signer.public))
         for case in self.ledger.unsettled():
             self._settle(case)
+            if case.state is State.APPROVED and case.run:
+                self.runs.discard(case)
         self.expire()
 
     def state(self, statement: ByEscrow | Statement) -> Appended:
@@ -149,10 +157,30 @@ class Core:
         return self._append(sign(statement.payload(), self.signer))
 
     def _append(self, envelope: Envelope) -> Appended:
+        """Append, and wake whom it concerns, with the records that changed: as they are now if it stood there before.
+
+        Whoever sends a statement again may not know whether it was stored, and neither may the others have heard of it.
+        """
         appended = self.ledger.append(envelope, self.now())
+        if not appended.changed:
+            appended = replace(appended, changed=tuple(self._touched(read(envelope.payload))))
         if concerned := {name for record in appended.changed for name in _concerned(record)}:
             self.hub.tell(concerned)
         return appended
+
+    def _touched(self, statement: Statement) -> Iterable[Record]:
+        """What a statement that stands on the ledger says something of, as far as somebody listens for it."""
+        match statement:
+            case st.DataRevoked(party=party, commitment=commitment):
+                return [case for case in self.ledger.cases(party) if commitment in case.contract.commitments()]
+            case st.PartyRevoked(name=name):
+                return [*self.ledger.records(Key("party", name)).values(), *self.ledger.cases(name)]
+            case st.CertificateRevoked(party=party):
+                return self.ledger.records(Key("party", party)).values()
+            case st.ContractProposed(contract=terms):
+                return [self.runs.case(terms.digest())]
+        contract = getattr(statement, "contract", None)
+        return [] if contract is None else [self.runs.case(contract)]
 
     def admit(self, request: Envelope, fingerprint: str) -> Receipt:
         """Admit a party whose enrolment request was signed with the key of this fingerprint (a key id).
@@ -212,20 +240,34 @@ class Core:
     def accept(self, envelope: Envelope) -> Receipt:
         """Put a party's statement on the ledger and do what follows from it.
 
-        What followed may have failed, for want of room say, after the statement stood: it is done when it comes again.
+        What follows may fail, for want of room say: the statement stands all the same, and the scheduler tries again.
         """
         appended = self._append(envelope)
         self._after(appended)
-        if not appended.changed:
-            named = getattr(read(envelope.payload), "contract", None)
-            if named is not None:
-                self._settle(self.runs.case(named.digest() if isinstance(named, Contract) else named))
         return self._receipt(appended, envelope)
 
+    def settle(self) -> bool:
+        """Do what the escrow owes contracts and has not done yet; whether nothing is left."""
+        return self._settled(self.ledger.unsettled())
+
     def _after(self, appended: Appended) -> None:
-        for record in appended.changed:
-            if isinstance(record, CaseRecord):
-                self._settle(record)
+        """Do what follows from a statement, or leave it to the scheduler, which is woken."""
+        if not self._settled(each for each in appended.changed if isinstance(each, CaseRecord)):
+            self.owing.set()
+            self.hub.tell(())
+
+    def _settled(self, cases: Iterable[CaseRecord]) -> bool:
+        """Whether all are settled now; one that fails holds up no other."""
+        failed = 0
+        for case in cases:
+            try:
+                self._settle(case)
+            except Exception as error:  # noqa: BLE001 - statements stand, whatever happens to what follows from them
+                code, trace = (error.code, None) if isinstance(error, EscrowError) else ("bug", error)
+                words = "What the escrow owes %s, which is %s, failed and is tried again: %s"
+                _LOG.error(words, case.digest, case.state, code, exc_info=trace)
+                failed += 1
+        return not failed
 
     def _settle(self, case: CaseRecord) -> None:
         """What the escrow owes a contract by itself: a run key when proposed, destruction when ended."""
@@ -233,8 +275,6 @@ class Core:
             self._open(case.digest)
         elif case.ended and not case.key_erased:
             self.runs.clean(case)
-        elif case.state is State.APPROVED and case.run:
-            self.runs.discard(case)
 
     def _open(self, contract: str) -> None:
         """Open the contract's run key, unless somebody ended the contract meanwhile."""

@@ -6,10 +6,13 @@
 2. SIGTERM and SIGINT drain: health says NOT_SERVING, no call is taken any more, those under way have a grace, listeners
    are let go, runs stay under way for the next process. A second signal ends the process at once: what was acknowledged
    is on the ledger, and the next start goes on.
+3. It may open as many files as its hard limit allows, up to 65,536. Each connection takes one: as many connections as
+   the system allows by default (1,024) would stop it, and as many as the hard limit still do, until some end.
 """
 
 import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -32,6 +35,7 @@ from escrow.telemetry import Figures, Telemetry, Web
 
 SERVING: Final = "serving.json"
 LEAVE_SECONDS: Final = 10.0  # for jobs to end; what takes longer ends with the process
+FILES_AT_MOST: Final = 65_536
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -117,8 +121,9 @@ def serve(
     """Serve the escrow of a directory until SIGTERM or SIGINT; called from the main thread.
 
     Raises:
-        EscrowError: `escrow-missing`, `escrow-busy`, `port-taken`, or as `Core.open`.
+        EscrowError: `escrow-missing`, `escrow-busy`, `port-taken`, `usage` for a host that is none, or as `Core.open`.
     """
+    _more_files()
     with log.libraries(), _signalled() as signalled, runtime(directory) as runs:
         begin = time.monotonic()
         core = Core.open(directory, runs, now=now)
@@ -134,6 +139,14 @@ def serve(
         finally:
             core.close()
         log.event("stopped", in_time=in_time)
+
+
+def _more_files() -> None:
+    """Let this process open as many files as it may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wished = FILES_AT_MOST if hard == resource.RLIM_INFINITY else min(hard, FILES_AT_MOST)
+    if soft != resource.RLIM_INFINITY and soft < wished:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wished, hard))
 
 
 @contextmanager

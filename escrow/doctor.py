@@ -5,6 +5,7 @@ do. Nothing is repaired, and nothing is left behind.
 import hashlib
 import json
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -30,6 +31,7 @@ from escrow.runtime.process import ProcessRuntime, code_digest, memory_root, pac
 GIB: Final = 1 << 30
 ROOM_AT_LEAST: Final = 2 * GIB
 MEMORY_AT_LEAST: Final = GIB
+FILES_AT_LEAST: Final = 4096  # each connection takes one
 CERTIFICATE_DAYS_AT_LEAST: Final = 14
 AUTHORITY_DAYS_AT_LEAST: Final = 180
 _SECRET: Final = ("key.pem", "escrow.json", "tls/authority.pem", "tls/server.pem")
@@ -165,10 +167,26 @@ def _ports(patient: Patient) -> str:
     for name, port in patient.ports.items():
         host = "127.0.0.1" if name == "metrics" else patient.host
         try:
-            socket.create_server((host, port)).close()
+            socket.create_server((host, port), family=_family(host)).close()
         except OSError as error:
             raise _wrong(f"Nothing can listen on {host}:{port}: {error.strerror}.", "Choose another port.") from None
     return f"free: {', '.join(f'{name} {port}' for name, port in patient.ports.items())}"
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _files(_: Patient) -> str:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        return "as many files as it likes may be open"
+    if hard < FILES_AT_LEAST:
+        advice = (
+            f"Let it open {FILES_AT_LEAST} at least: LimitNOFILE=65536 in its unit, or ulimit -Hn before its start."
+        )
+        raise _wrong(f"Only {hard} files may be open, and each connection takes one.", advice)
+    return f"{hard} files may be open"
 
 
 def _worker(_: Patient) -> str:
@@ -196,6 +214,7 @@ _CHECKS: Final[dict[str, Callable[[Patient], str]]] = {
     "room": _room,
     "certificates": _certificates,
     "ports": _ports,
+    "files": _files,
     "worker": _worker,
     "memory": _memory,
 }

@@ -3,7 +3,9 @@
 1. One process writes. On PostgreSQL an advisory lock sees to it, held by the session that writes: whoever lost the
    session lost the lock with it, and cannot commit either. On SQLite it is the lock of the escrow's directory.
 2. Writers take turns, and a writer on SQLite locks at once: what it has read cannot change before it writes.
-3. A database that cannot be reached is an `EscrowError`, and the next call connects again.
+3. A database that cannot be reached is an `EscrowError`, and the next call connects again. On PostgreSQL a machine that
+   is gone is noticed within a minute, and a statement has a minute. Not bounded is a server that keeps its connections
+   and answers nothing, not even that the statement's time is over. What the URL itself says of these goes first.
 4. The password in a URL stands in no error and in no representation. Once others are served, errors do not say where
    the database is either: only their cause does, which does not travel.
 """
@@ -26,11 +28,21 @@ SQLITE: Final = ("sqlite", "sqlite+pysqlite")
 POSTGRESQL: Final = "postgresql+psycopg"
 _WRITER: Final = int.from_bytes(b"escrow/1")  # of the advisory lock
 _CONNECTIONS: Final = 16  # kept open; as many again under load
-_CONNECT_SECONDS: Final = "10"
 _FULL: Final = ("SQLITE_FULL", "53100")  # the latter is PostgreSQL's disk_full
 _LATER: Final = "Try again; whether a statement was stored is told by sending it once more."
-_DEAD_PEER: Final = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+_SERVER_GIVES_UP: Final = (
+    "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 -c statement_timeout=60s"
+)
 """The server ends the session of a writer whose machine is gone, and with it the writer's lock, within a minute."""
+_WE_GIVE_UP: Final = {
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",  # milliseconds that what was sent may stay unacknowledged
+}
+"""And so do we with a server whose machine is gone: the other writers wait for the one that talks to it."""
 
 
 class Database:
@@ -189,7 +201,7 @@ def _engine(url: URL) -> Engine:
     settings: dict[str, Any] = {"pool_size": _CONNECTIONS, "max_overflow": _CONNECTIONS, "hide_parameters": True}
     if url.drivername in SQLITE:
         return _sqlite(create_engine(url, **settings))
-    ours = {"connect_timeout": _CONNECT_SECONDS, "application_name": "model-escrow", "options": _DEAD_PEER}
+    ours = {**_WE_GIVE_UP, "application_name": "model-escrow", "options": _SERVER_GIVES_UP}
     return create_engine(
         url, connect_args={name: each for name, each in ours.items() if name not in url.query}, **settings
     )

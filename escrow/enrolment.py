@@ -3,10 +3,17 @@
 A request waits as a file until the operator, who compared the fingerprint with the party over another channel, admits
 it. The party's own key signs which TLS key is to be certified, so a certificate never goes to anybody else, and whoever
 is admitted may renew or exchange its TLS key by itself. A TLS key that the party revoked is never certified again.
+
+Anybody may ask, under any name, so what waits is bounded: 1,000 requests, 10 under one name, 30 days since the party
+asked last. The one that was not asked for longest makes room, so a request is always taken. Whether it still waits when
+the operator looks is not promised: against whoever floods the port, the party asks again while the operator admits it.
 """
 
+import os
 import re
-from dataclasses import dataclass
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,6 +31,8 @@ from escrow.core import Core
 from escrow.disk import full_disk_refused, private, write_whole
 
 WAITING_AT_MOST: Final = 1000
+OF_ONE_NAME_AT_MOST: Final = 10
+WAITING_SECONDS: Final = 30 * 86400
 _FILE: Final = re.compile(r"[a-z][a-z0-9-]*\.[0-9a-f]{64}\.json")
 
 
@@ -42,6 +51,7 @@ class Enrolment:
 
     core: Core
     authority: Authority
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def folder(self) -> Path:
@@ -75,26 +85,45 @@ class Enrolment:
         return self.authority.issue(asked.name, signing, self.core.now())
 
     def _keep(self, name: str, envelope: Envelope) -> None:
-        with full_disk_refused():
-            self._keep_whole(name, envelope)
+        """Let a request wait; one that waits already was asked for again."""
+        path, now = self._path(name, envelope.key_id), self.core.now()
+        with self._turn, full_disk_refused():
+            private(self.folder)
+            if not path.exists():
+                self._make_room(name, now)
+                write_whole(path, envelope.to_bytes())
+            os.utime(path, (now, now))
 
-    def _keep_whole(self, name: str, envelope: Envelope) -> None:
-        private(self.folder)
-        path = self._path(name, envelope.key_id)
-        if path.exists():
-            return
-        if sum(1 for _ in self.folder.iterdir()) >= WAITING_AT_MOST:
-            raise EscrowError("quota-exceeded", "Too many requests wait for the operator.")
-        write_whole(path, envelope.to_bytes())
+    def _make_room(self, name: str, now: int) -> None:
+        waiting = self._files(now)
+        namesakes = [path for path in waiting if path.name.partition(".")[0] == name]
+        for crowd, at_most in ((namesakes, OF_ONE_NAME_AT_MOST), (waiting, WAITING_AT_MOST)):
+            if len(crowd) >= at_most:
+                crowd[0].unlink(missing_ok=True)
+                return
 
     def _path(self, name: str, fingerprint: str) -> Path:
         return self.folder / f"{name}.{fingerprint.removeprefix('ed25519:')}.json"
 
+    def _files(self, now: int) -> list[Path]:
+        """The requests that wait, the one not asked for longest first; those whose time is over are deleted."""
+        found = []
+        for path in self.folder.glob("*.json"):
+            if not _FILE.fullmatch(path.name):
+                continue
+            with suppress(FileNotFoundError):  # answered, or gone for another, at this moment
+                times = path.stat()
+                if now - times.st_mtime > WAITING_SECONDS:
+                    path.unlink()
+                else:
+                    found.append((times.st_mtime, times.st_ctime_ns, path))
+        return [path for _, _, path in sorted(found)]
+
     def waiting(self) -> list[Waiting]:
         """The requests that wait, by name."""
         found = []
-        for path in sorted(self.folder.glob("*.json")) if self.folder.is_dir() else ():
-            if _FILE.fullmatch(path.name):
+        for path in sorted(self._files(self.core.now())):
+            with suppress(FileNotFoundError):  # as above
                 envelope = Envelope.from_bytes(path.read_bytes())
                 asked = read_request(envelope, self.core.origin)
                 found.append(Waiting(asked.name, asked.role, envelope.key_id, envelope))

@@ -6,8 +6,10 @@
 3. Every answer carries the ledger's head and the proof that it continues what the caller has seen.
 4. A refusal travels as code, sentence and hint. An error that nobody foresaw travels as the code `bug`, without a
    trace; the trace is in the log, which holds names, codes and times, never what was sent.
-5. Nothing a caller sends is unbounded: messages, streams, simultaneous calls, uploads and listeners have limits, and
-   an upload that stalls is cut off.
+5. Nothing a caller sends is unbounded: messages, streams, simultaneous calls, uploads and listeners have limits; an
+   upload that stalls, and a stream of answers that its reader does not take, are cut off (`Patience`).
+6. All this begins once a call's message has arrived. Until then it has a thread and no name: what bounds it stands in
+   `escrow.server`, and is the connection's age.
 """
 
 import threading
@@ -113,9 +115,18 @@ class Front:
             self._witnessed(context, seen)
 
     def public(self, verb: str, context: Context, call: Callable[[], Answer]) -> Answer:
-        """The answer of a verb that needs no certificate."""
+        """The answer of a verb that needs no certificate.
+
+        What is wrong with the escrow's own files has codes for the operator's commands, and sentences that name paths:
+        to a stranger it is a bug.
+        """
         with self._telling(verb, context):
-            return call()
+            try:
+                return call()
+            except EscrowError as error:
+                if error.exit is Exit.USAGE:
+                    raise RuntimeError(error.code) from error
+                raise
 
     @contextmanager
     def _telling(self, verb: str, context: Context) -> Iterator["_Call"]:
@@ -176,7 +187,11 @@ def refuse(context: Context, error: EscrowError) -> NoReturn:
 
 
 class Patience:
-    """Cuts a stream off whose sender is silent for too long; what the escrow itself does meanwhile does not count."""
+    """Cuts a stream off whose other side is silent for too long: it sends no request, or does not take the next answer.
+
+    What the escrow itself does meanwhile does not count. An answer is taken when the connection has room for it; a
+    reader that takes one a little within the time is served for as long as its connection lasts.
+    """
 
     def __init__(self, context: Context, seconds: float) -> None:
         self._context, self._seconds = context, seconds
@@ -204,6 +219,13 @@ class Patience:
             if request is None:
                 return
             yield request
+
+    def taken(self, answers: Iterator[Answer]) -> Iterator[Answer]:
+        """The answers, whose next one is asked for when the last is taken."""
+        for answer in answers:
+            self._waiting_since = time.monotonic()
+            yield answer
+            self._waiting_since = None
 
     def _guard(self) -> None:
         left = self._seconds

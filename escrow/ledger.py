@@ -109,10 +109,10 @@ class Ledger:
                 and whether it was stored is told by trying again.
         """
         with self.database.turn() as connection, connection.begin() as transaction:
+            tree, clock = self._standing(connection)
             known = connection.execute(rows.KNOWN, {"digest": envelope.digest}).first()
             if known:
                 return Appended(known.position, known.time, ())
-            tree, clock = self._standing(connection)
             statement = read(envelope.payload)
             records = self._wanted(connection, statement)
             entry, changed = checked(records, envelope, index=tree.size, time=max(now, clock), statement=statement)

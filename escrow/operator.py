@@ -155,7 +155,7 @@ class Operator:
         return _summary(case) | {
             "proposer": case.proposer,
             "approved": list(case.approvals),
-            "key_erased": case.key_erased,
+            "key-erased": case.key_erased,
             "history": list(self._history(case)),
             "terms": terms,
         }
@@ -249,7 +249,7 @@ def _summary(case: CaseRecord) -> Json:
         "approvals": len(case.approvals),
         "run": case.run,
         "verdict": case.verdict,
-        "not_before": limits.not_before.isoformat() if limits.not_before else None,
+        "not-before": limits.not_before.isoformat() if limits.not_before else None,
         "expires": limits.expires.isoformat(),
     }
 

@@ -1,4 +1,5 @@
-"""What an escrow does by itself: start approved contracts in order, resume what was under way, state expiry in time.
+"""What an escrow does by itself: start approved contracts in order, resume what was under way, state expiry in time,
+and make up for what it owes contracts.
 
 Rules:
 1. Runs that are under way come first, then approved contracts in the order of their last approvals on the ledger. At
@@ -7,7 +8,9 @@ Rules:
 3. Nothing is polled: the scheduler waits until something happens to a contract or the next moment that it knows of.
 4. A contract that a rule refuses to run is put aside until the ledger says something new about it, or the process
    starts again: another worker, say, may run then. One that this machine failed is tried again after a while.
-5. Stopped, runs are left where they are: their jobs end, nothing is stated and nothing destroyed, and the next process
+5. What should have followed from a statement and failed, the erasure of a run key say, is tried again at once, then
+   after a while, until it is done.
+6. Stopped, runs are left where they are: their jobs end, nothing is stated and nothing destroyed, and the next process
    goes on.
 """
 
@@ -133,6 +136,7 @@ class Scheduler:
         self._seen = 0  # entries whose proposals are among the expiries
         self._expiries: list[tuple[float, str]] = []  # a heap; contracts that ended early stay until their time
         self._chores_at = 0.0
+        self._settle_at = 0.0
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
 
     def start(self) -> None:
@@ -185,10 +189,16 @@ class Scheduler:
         if now >= self._chores_at:
             self._chores_at = now + CHORES_SECONDS
             self._guarded("chores", self._chores)
+        self._settle(now)
         self._note_proposals()
         self._expire(now)
         wake = self._start(now)
-        moments = [self._chores_at, *(at for at, _ in self._expiries[:1]), *([] if wake is None else [wake])]
+        moments = [
+            self._chores_at,
+            self._settle_at,
+            *(at for at, _ in self._expiries[:1]),
+            *([] if wake is None else [wake]),
+        ]
         return max(0.0, min(moments) - self._core.now())
 
     def _guarded(self, what: str, act: Callable[[], None]) -> None:
@@ -196,6 +206,13 @@ class Scheduler:
             act()
         except Exception as error:  # noqa: BLE001 - runs must go on
             self._told.bug(what, error)
+
+    def _settle(self, now: float) -> None:
+        if self._core.owing.is_set() or now >= self._settle_at:
+            self._settle_at = now + RETRY_SECONDS  # also if the ledger cannot be asked now
+            self._core.owing.clear()
+            if self._core.settle():
+                self._settle_at = now + CHORES_SECONDS
 
     def _note_proposals(self) -> None:
         size = self._core.ledger.size()
@@ -266,6 +283,8 @@ class Scheduler:
             case = None
         with self._change:
             self._aside[contract] = _Aside(case, until)
+        if case is None or case.ended:
+            self._core.owing.set()
 
 
 def _expires(case: CaseRecord) -> float:

@@ -7,7 +7,7 @@ from contracts.errors import EscrowError
 from contracts.protocol import convert
 from contracts.protocol import escrow_pb2 as pb
 from escrow.enrolment import Enrolment
-from escrow.front import Context, Front, Patience
+from escrow.front import Answer, Context, Front, Patience
 from escrow.session import Session
 
 STALLED_SECONDS: Final = 60.0
@@ -62,7 +62,7 @@ class EscrowService:
         def call(session: Session) -> Iterator[pb.ListResponse]:
             return (pb.ListResponse(case=convert.to_case(view)) for view in session.contracts())
 
-        return self._front.stream("list", context, call)
+        return self._stream("list", context, call)
 
     def Watch(self, request: pb.WatchRequest, context: Context) -> Iterator[pb.WatchResponse]:
         def call(session: Session) -> Iterator[pb.WatchResponse]:
@@ -74,13 +74,22 @@ class EscrowService:
             finally:
                 watching.leave()
 
-        return self._front.stream("watch", context, call)
+        return self._stream("watch", context, call)
 
     def Collect(self, request: pb.CollectRequest, context: Context) -> Iterator[pb.CollectResponse]:
         def call(session: Session) -> Iterator[pb.CollectResponse]:
             return (pb.CollectResponse(data=chunk) for chunk in session.collect(request.contract, request.offset))
 
-        return self._front.stream("collect", context, call)
+        return self._stream("collect", context, call)
+
+    def _stream(self, verb: str, context: Context, call: Callable[[Session], Iterator[Answer]]) -> Iterator[Answer]:
+        """A stream of answers whose reader takes them."""
+
+        def taken(session: Session) -> Iterator[Answer]:
+            with Patience(context, self._stalled) as patience:
+                yield from patience.taken(call(session))
+
+        return self._front.stream(verb, context, taken)
 
     def Head(self, _: pb.HeadRequest, context: Context) -> pb.HeadResponse:
         return self._front.answer("head", context, lambda session: pb.HeadResponse(note=session.head()))
@@ -109,8 +118,8 @@ class EnrolmentService:
     def __init__(self, front: Front, enrolment: Enrolment, card: Callable[[], bytes]) -> None:
         self._front, self._enrolment, self._card = front, enrolment, card
 
-    def GetCard(self, _: pb.GetCardRequest, __: Context) -> pb.GetCardResponse:
-        return pb.GetCardResponse(card=self._card())
+    def GetCard(self, _: pb.GetCardRequest, context: Context) -> pb.GetCardResponse:
+        return self._front.public("card", context, lambda: pb.GetCardResponse(card=self._card()))
 
     def Enrol(self, request: pb.EnrolRequest, context: Context) -> pb.EnrolResponse:
         def call() -> pb.EnrolResponse:

@@ -85,10 +85,19 @@ class Session:
         """Everything is refused now that would keep a contract from running later."""
         if isinstance(statement, st.ContractProposed):
             require_supported(statement.contract, self.core.runs.able)
-        elif not self.core.vault.has(statement.blob):
+        elif not self._sent(statement.blob) or not self.core.vault.has(statement.blob):
             raise EscrowError("blob-missing", f"The encrypted file of the {statement.part} deposit has not arrived.")
         elif self.core.vault.size(statement.blob) != statement.size:
             raise EscrowError("blob-refused", "The encrypted file has another size than is stated.")
+        else:
+            stated = party_record(self._records(), self.caller).deposited
+            self.core.uploads.admit_stated(self.caller, stated, statement.size)
+
+    def _sent(self, blob: Digest) -> bool:
+        """Whether the caller itself sent this file; whether anybody else did, it does not learn."""
+        if self.core.uploads.sent(self.caller, blob):
+            return True
+        return any(each.stated.blob == blob for each in self.core.ledger.deposits(self.caller))
 
     def received(self, upload: str) -> int:
         """How many bytes of an upload have safely arrived."""

@@ -9,6 +9,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 from contracts.errors import EscrowError
 
@@ -19,7 +20,7 @@ class Turns:
     def __init__(self) -> None:
         self._change = threading.Condition()
         self._running: set[str] = set()
-        self._guards: dict[str, threading.RLock] = {}
+        self._guards: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._jobs = 0
 
     @contextmanager
@@ -40,7 +41,7 @@ class Turns:
                 self._running.remove(contract)
 
     def guard(self, contract: str) -> threading.RLock:
-        """The lock on what a contract's run holds."""
+        """The lock on what a contract's run holds; forgotten with the last thread that holds or awaits it."""
         with self._change:
             return self._guards.setdefault(contract, threading.RLock())
 

@@ -8,7 +8,8 @@ Rules:
 1. What arrived stays, also after SIGKILL; the bank asks how much that is and goes on from there. A power cut may have
    damaged it, but nothing enters the vault whose digest is not the one the bank says after the last byte.
 2. A wrong digest, a file that is too large and a failed sync end an upload: what is staged is deleted.
-3. A completed upload is remembered, so that a bank whose answer was lost sends nothing twice.
+3. A completed upload is remembered, so that a bank whose answer was lost sends nothing twice, and only who sent a file
+   states it: nobody else can give another party's file a meaning that outlives its owner's revocation.
 4. A party has a share of the disk and of the transfers, and cannot touch another party's uploads.
 """
 
@@ -46,6 +47,7 @@ class UploadLimits:
     file_bytes: int = 16 << 30  # of one file
     staged_bytes: int = 16 << 30  # of all files that are not yet complete
     unstated_bytes: int = 64 << 30  # of completed files, since `sweep` last found their statements
+    stated_bytes: int = 1 << 40  # of deposits that were stated and not revoked
     files: int = 1000  # not yet complete, or unstated
     simultaneous: int = 4
 
@@ -56,6 +58,7 @@ class _Share:
 
     staged: dict[str, int] = field(default_factory=dict)
     unstated: dict[str, int] = field(default_factory=dict)
+    completed: dict[str, Digest] = field(default_factory=dict)
     busy: set[str] = field(default_factory=set)
 
 
@@ -81,7 +84,8 @@ class Uploads:
         for path in root.glob(f"*/*{_STAGED}"):
             self._shares[path.parent.name].staged[path.stem] = path.stat().st_size
         for path in root.glob(f"*/*{_DONE}"):
-            self._shares[path.parent.name].unstated[path.stem] = _read_note(path).size
+            share, note = self._shares[path.parent.name], _read_note(path)
+            share.unstated[path.stem], share.completed[path.stem] = note.size, note.digest
 
     def received(self, party: str, token: str) -> int:
         """Return how many bytes of an upload are there: all of them if it is complete, 0 if nothing is known of it."""
@@ -111,6 +115,20 @@ class Uploads:
             self._path(party, token, _STAGED).unlink(missing_ok=True)
         return done.digest
 
+    def sent(self, party: str, digest: Digest) -> bool:
+        """Return whether the party itself completed an upload of this file, as far as it is remembered."""
+        with self._lock:
+            return party in self._shares and digest in self._shares[party].completed.values()
+
+    def admit_stated(self, party: str, stated: int, size: int) -> None:
+        """Refuse a deposit of `size` bytes with `quota-exceeded` if the party's `stated` ones leave no room for it."""
+        if stated + size > self._limits.stated_bytes:
+            raise EscrowError(
+                "quota-exceeded",
+                f"{party}'s deposits have at most {self._limits.stated_bytes} bytes together.",
+                "Revoke a deposit that is no longer needed, or ask the operator for more.",
+            )
+
     def sweep(self, now: float, claimed: Collection[Digest]) -> None:
         """Forget uploads that nothing happened to in the `WAIT` seconds before `now`, a POSIX time by the disk's clock.
 
@@ -129,7 +147,8 @@ class Uploads:
             return
         if path.stat().st_mtime < before:
             path.unlink()
-            (share.unstated if path.suffix == _DONE else share.staged).pop(path.stem, None)
+            for each in (share.unstated, share.completed) if path.suffix == _DONE else (share.staged,):
+                each.pop(path.stem, None)
         elif path.suffix == _DONE and _read_note(path).digest in claimed:
             share.unstated.pop(path.stem, None)
 
@@ -203,7 +222,8 @@ class Uploads:
         write_whole(self._path(party, token, _DONE), f"{note.digest} {note.size}\n".encode())
         self._vault.adopt(path, note.digest)
         with self._lock:
-            self._shares[party].unstated[token] = note.size
+            share = self._shares[party]
+            share.unstated[token], share.completed[token] = note.size, note.digest
         return note
 
     def _reserve(self, party: str, token: str, size: int, path: Path) -> None:

@@ -5,12 +5,17 @@ Rules:
 2. Key and certificate are one file, replaced by one rename: after a crash there is the old pair or the new one.
 3. A certificate is taken only if it is for the key that was just made, for this party, and from an authority that the
    escrow's signed card names.
+4. Between a request and the certificate that answers it no other command of this home makes a request (`alone`).
 
 The folder `tls/` of a home holds `next.pem` (a key that waits for its certificate, and the request), `identity.pem`
 (key and certificates) and `authorities.pem`.
 """
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -68,7 +73,24 @@ def connection(home: Path) -> Connection:
         about = json.loads((home / _CONNECTION).read_text())
         return Connection(str(about["address"]), str(about["enrolment"]))
     except (OSError, ValueError, KeyError, TypeError):
-        raise EscrowError("certificate-missing", f"{home} knows of no escrow to connect to.") from None
+        raise EscrowError(
+            "certificate-missing",
+            f"{home} knows of no escrow to connect to.",
+            "Name its address for enrolment: party enrol HOST:PORT.",
+        ) from None
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """One command of a home at a time exchanges its TLS key; the others wait."""
+    folder = (home / _NEXT).parent
+    folder.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def new_request(home: Path, identity: Identity, ledger: str) -> bytes:
@@ -150,6 +172,17 @@ def due(home: Path, now: int) -> bool:
     """
     leaf = _certificates(_identity(home)[1])[0]
     return 3 * (_end(leaf) - now) < _end(leaf) - _start(leaf)
+
+
+def certified(home: Path) -> bool:
+    """Whether the certificate in use is from an authority that is trusted now.
+
+    Raises:
+        EscrowError: `certificate-missing` if there is none.
+    """
+    _, chain, authorities = _identity(home)
+    leaf = _certificates(chain)[0]
+    return any(_issued(leaf, authority) for authority in _certificates(authorities))
 
 
 def _waiting(home: Path) -> tuple[bytes, x509.CertificateSigningRequest]:

@@ -1,7 +1,7 @@
 """A bank's client: signs statements, seals keys, and talks to an escrow through `contracts.api.Escrow` alone.
 
 The same client serves in process and over the network: only the `escrow` object differs. It remembers the last head
-it saw, and refuses a head that does not continue it and a receipt whose proof does not hold.
+it saw, and refuses a head that does not continue it and a receipt whose proof does not hold; the evidence is kept.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,10 +17,9 @@ from contracts.signing import Envelope, key_id, public_bytes, sign
 from contracts.statements import ByParty
 from contracts.terms import Digest
 from contracts.transparency import leaf_hash, verify_inclusion
-from parties.deposit import Deposit, saved
 from parties.identity import Identity, Pinned, pin, pinned
-from parties.sealing import Sealing
-from parties.witness import Witness
+from parties.sealing import Deposit, Sealing, saved
+from parties.witness import Witness, refused_receipt
 
 Told = Callable[[int], object]
 """Hears how many bytes were handed over so far."""
@@ -83,9 +82,12 @@ class Client:
         return receipt
 
     def _witness(self, receipt: Receipt, envelope: Envelope) -> None:
-        now = pinned(self.home).checkpoint(receipt.head)
-        proof = [bytes.fromhex(each) for each in receipt.proof]
-        verify_inclusion(leaf_hash(leaf(envelope, receipt.time)), receipt.index, now.size, proof, now.root)
+        try:
+            now = pinned(self.home).checkpoint(receipt.head)
+            proof = [_hash(each) for each in receipt.proof]
+            verify_inclusion(leaf_hash(leaf(envelope, receipt.time)), receipt.index, now.size, proof, now.root)
+        except EscrowError as error:
+            raise refused_receipt(self.home, error, envelope, receipt) from error
         self._remember(receipt.head)
 
     def head(self) -> str:
@@ -161,6 +163,13 @@ class Client:
     def view(self, contract: str) -> CaseView:
         """One contract and where it stands."""
         return self.escrow.view(contract)
+
+
+def _hash(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise EscrowError("proof-invalid", "The proof holds something else than hashes.") from None
 
 
 def contribution(party: str, deposits: Iterable[Deposit]) -> Contribution:

@@ -8,6 +8,7 @@
 
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from contracts.enrolment import Card, read_card
 from contracts.errors import EscrowError
 from contracts.protocol import escrow_pb2 as pb
 from contracts.protocol import escrow_pb2_grpc as stubs
-from parties.certificates import Connection, install, new_request, remember
+from parties.certificates import Connection, alone, install, new_request, remember
 from parties.identity import Identity, Pinned, pin
 from parties.remote import failure, open_channel
 
@@ -41,21 +42,39 @@ def meet(home: Path, address: str, fingerprint: str) -> tuple[Card, Connection]:
         except grpc.RpcError as error:
             raise failure(error) from None
     card = read_card(answer.card, fingerprint)
-    pin(home, Pinned(card.ledger, card.public_key))
     connection = Connection(f"{host}:{card.port}", address)
+    if not (home / "escrow.json").exists():
+        remember(home, connection)  # before the pin: a home that pinned an escrow knows where it is
+    pin(home, Pinned(card.ledger, card.public_key))
     remember(home, connection)
     return card, connection
 
 
-def enrol(home: Path, identity: Identity, card: Card, connection: Connection) -> bool:
+def always() -> bool:
+    """A certificate is wanted, whichever there is."""
+    return True
+
+
+def enrol(
+    home: Path, identity: Identity, card: Card, connection: Connection, *, wanted: Callable[[], bool] = always
+) -> bool:
     """Ask to be admitted, or for a certificate if the operator has admitted this bank; whether it has one now.
+
+    Args:
+        home: the party's directory.
+        identity: the party's keys.
+        card: of the pinned escrow, from `meet`.
+        connection: where that is.
+        wanted: asked once no other command of this home exchanges its certificate: whether one is still wanted.
 
     Raises:
         EscrowError: `escrow-untrusted` if the escrow does not hold a certificate of the card's authorities, or what
             the escrow refuses with.
     """
     authorities = "".join(card.authorities)
-    with _channel(connection.enrolment, authorities, card.ledger) as channel:
+    with alone(home), _channel(connection.enrolment, authorities, card.ledger) as channel:
+        if not wanted():
+            return True
         request = pb.EnrolRequest(
             request=identity.request(card.ledger).to_bytes(),
             certificate=new_request(home, identity, card.ledger),
@@ -64,8 +83,8 @@ def enrol(home: Path, identity: Identity, card: Card, connection: Connection) ->
             answer = stubs.EnrolmentStub(channel).Enrol(request, timeout=SECONDS)
         except grpc.RpcError as error:
             raise failure(error) from None
-    if answer.admitted:
-        install(home, answer.certificate, authorities)
+        if answer.admitted:
+            install(home, answer.certificate, authorities)
     return bool(answer.admitted)
 
 

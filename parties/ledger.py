@@ -6,11 +6,12 @@ Steps, each of which must pass:
 2. Every entry is signed by whom it must be, and the law permits it after those before it: `contracts.rules` decides
    here as it did at the escrow.
 3. The entries lead to the head's root: none is missing, changed or moved.
-4. The ledger continues the head that this bank remembers.
+4. The ledger continues the head that this bank remembers, and that of the copy it kept.
 5. It continues each head that another party noted, so all of them were shown one ledger. Cosignatures are checked.
 
 A ledger that fails is kept as evidence. Nothing that was fetched before is believed: a copy at home only saves asking
-again for the same entries, and where it does not fit, everything is fetched anew.
+again for the same entries, and where it does not fit, everything is fetched anew. But the escrow signed its head: a
+ledger that does not continue that one is a fork, so the copy stays until a ledger that does is in its place.
 """
 
 import secrets
@@ -34,6 +35,8 @@ from parties.offers import leaves
 from parties.witness import Witness, keep_evidence
 
 KEPT: Final = "ledger.jsonl"
+_REMEMBERED: Final = "the head that this bank remembers"
+_COPY: Final = "the head of the copy that it kept"
 MAX_NOTE: Final = 1 << 20
 
 Step = tuple[int, str]
@@ -73,17 +76,16 @@ class Audit:
         Raises:
             EscrowError: `ledger-tampered`, with the evidence kept, or what the connection fails with.
         """
-        remembered = self._remembered()
+        seen = {_REMEMBERED: self._remembered(), _COPY: self._kept_head()}
         note = client.head()
         kept = self.home / KEPT
         if kept.exists():
             try:
-                return self._fetched(client.escrow, note, remembered, kept)
+                return self._fetched(client.escrow, note, seen, kept)
             except EscrowError as error:
                 if error.code not in {"ledger-tampered", "export-invalid"}:
                     raise
-                kept.unlink()
-        return self._fetched(client.escrow, note, remembered, None)
+        return self._fetched(client.escrow, note, seen, None)
 
     def of_file(self, path: Path) -> Verified:
         """Verify an exported ledger, offline.
@@ -92,10 +94,10 @@ class Audit:
             EscrowError: `file-unreadable`, `export-invalid` also if it ends before a head it is compared with, or
                 `ledger-tampered`, with the evidence kept.
         """
-        remembered = self._remembered()
+        seen = {_REMEMBERED: self._remembered()}
         with _opened(path) as file:
             longest = pinned(self.home).checkpoint(ledgerfile.read(file).note).size
-        for name, head in self._beginnings(remembered).items():
+        for name, head in self._beginnings(seen).items():
             if head.size > longest:
                 raise EscrowError(
                     "export-invalid",
@@ -103,26 +105,26 @@ class Audit:
                     "Ask for a newer export, or run `party ledger verify` without a file.",
                 )
         try:
-            return self._verified(path, remembered)
+            return self._verified(path, seen)
         except EscrowError as error:
-            raise self._refused(error, path, remembered) from None
+            raise self._refused(error, path, seen) from None
 
-    def _fetched(self, escrow: Escrow, note: str, remembered: str, kept: Path | None) -> Verified:
+    def _fetched(self, escrow: Escrow, note: str, seen: Mapping[str, str], kept: Path | None) -> Verified:
         """Write the escrow's ledger to a new file, verify that, and keep it or leave it as evidence."""
         path = self.home / f"{KEPT}.{secrets.token_hex(8)}.partial"
         size = pinned(self.home).checkpoint(note).size
         try:
             with path.open("xb") as file:
                 ledgerfile.write(file, _joined(escrow, size, kept), note)
-            verified = self._verified(path, remembered)
+            verified = self._verified(path, seen)
             path.rename(self.home / KEPT)
         except EscrowError as error:
-            raise (error if kept else self._refused(error, path, remembered)) from None
+            raise (error if kept else self._refused(error, path, seen)) from None
         finally:
             path.unlink(missing_ok=True)
         return verified
 
-    def _verified(self, path: Path, remembered: str) -> Verified:
+    def _verified(self, path: Path, seen: Mapping[str, str]) -> Verified:
         escrow, passed = pinned(self.home), list[str]()
 
         def told(sentence: str) -> None:
@@ -133,7 +135,7 @@ class Audit:
             opened = ledgerfile.read(file)
             head = ledgerfile.head(opened, escrow.ledger, escrow.public_key)
             told(f"head of {head.origin}, {head.size} entries, signed by the pinned escrow")
-            beginnings = self._beginnings(remembered)
+            beginnings = self._beginnings(seen)
             course = _Course({each.size for each in beginnings.values()})
             course.through(opened.leaves, escrow, lambda done: self.counted(done, head.size))
         told(f"{course.tree.size} entries, signed by whom they must be, and lawful")
@@ -144,10 +146,10 @@ class Audit:
             told(f"continues {name}, {beginning.size} entries{course.cosigned(self.heads.get(name))}")
         return Verified(head, opened.note, course.records, tuple(passed))
 
-    def _beginnings(self, remembered: str) -> dict[str, Checkpoint]:
+    def _beginnings(self, seen: Mapping[str, str]) -> dict[str, Checkpoint]:
         """The heads that the ledger must continue, by what they are called; the pinned escrow signed each."""
         escrow = pinned(self.home)
-        found = {"the head that this bank remembers": escrow.checkpoint(remembered)} if remembered else {}
+        found = {name: escrow.checkpoint(note) for name, note in seen.items() if note}
         for name, note in self.heads.items():
             try:
                 found[name] = escrow.checkpoint(note)
@@ -159,7 +161,22 @@ class Audit:
         path = Witness(self.home).path
         return path.read_text() if path.exists() else ""
 
-    def _refused(self, error: EscrowError, path: Path, remembered: str) -> EscrowError:
+    def _kept_head(self) -> str:
+        """The head of the copy at home; empty if there is none that the pinned escrow signed."""
+        path = self.home / KEPT
+        if not path.exists():
+            return ""
+        try:
+            with _opened(path) as file:
+                note = ledgerfile.read(file).note
+            pinned(self.home).checkpoint(note)
+        except EscrowError as error:
+            if error.code == "file-unreadable":
+                raise
+            return ""  # a damaged file is evidence of nothing
+        return note
+
+    def _refused(self, error: EscrowError, path: Path, seen: Mapping[str, str]) -> EscrowError:
         """The error to raise; if it is about the ledger, with everything kept that shows it."""
         if error.code != "ledger-tampered":
             return error
@@ -167,7 +184,8 @@ class Audit:
         found = {
             "ledger": escrow.ledger,
             "public-key": escrow.public_key,
-            "remembered": remembered,
+            "remembered": seen[_REMEMBERED],
+            "kept": seen.get(_COPY, ""),
             "heads": dict(self.heads),
             "entries": digest(entries),
             "refused": error.message,

@@ -4,6 +4,7 @@
 2. Every answer shows that the ledger continues the one this bank saw, or it is refused (`parties.witness`).
 3. Every verb may be repeated: a call that was cut off is tried again, and a stream goes on where it was cut off.
 4. A refusal of the escrow is the same `EscrowError` as in process; what the network does has codes of its own.
+5. Nothing that is taken from the escrow is unbounded: a message, a call, and a package have limits.
 """
 
 import threading
@@ -17,6 +18,7 @@ import grpc
 from contracts.api import CaseView, DepositView, EscrowView, Event, PartyView, Receipt, Upload
 from contracts.enrolment import server_host
 from contracts.errors import EscrowError
+from contracts.package import LIMITS
 from contracts.protocol import convert
 from contracts.protocol import escrow_pb2 as pb
 from contracts.protocol import escrow_pb2_grpc as stubs
@@ -28,17 +30,26 @@ CALL_SECONDS: Final = 60.0
 ATTEMPTS: Final = 5  # of a stream that makes no progress in between
 PAUSE_SECONDS: Final = 0.2  # before the second attempt; then three times as long each time
 STEADY_SECONDS: Final = 30.0  # a connection that held so long was none that failed
+BUSY_SECONDS: Final = 150.0  # the escrow gives the place of a transfer whose line is dead back after 60 to 120
+BUSY_PAUSE_SECONDS: Final = 5.0
 CHUNK: Final = 1 << 20
+PACKAGE_AT_MOST: Final = sum(LIMITS.values()) + (1 << 20)  # the archive's headers and the encryption's
 _RETRIED: Final = """{"methodConfig": [
  {"name": [{}], "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 3,
   "retryableStatusCodes": ["UNAVAILABLE"]}},
  {"name": [{"service": "model_escrow.v1.Escrow", "method": "Deposit"}]}]}"""
 """Deposits are not gRPC's to repeat: repeated by it after a cut, a stream was seen to lose a message (grpcio 1.85)."""
-_TRIED_AGAIN: Final = frozenset({"escrow-unreachable", "upload-stalled", "upload-busy"})
+_TRIED_AGAIN: Final = frozenset({"escrow-unreachable", "upload-stalled"})
 _LOST: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})
 
 Found = TypeVar("Found")
 Message = TypeVar("Message")
+Warn = Callable[[str], object]
+"""Hears a sentence about what went wrong and is no reason to stop."""
+
+
+def unwarned(_: str) -> None:
+    """Nobody listens."""
 
 
 def open_channel(address: str, credentials: grpc.ChannelCredentials, ledger: str) -> grpc.Channel:
@@ -65,6 +76,7 @@ class RemoteEscrow:
     stub: stubs.EscrowStub
     witness: Witness
     seconds: float = CALL_SECONDS
+    warn: Warn = unwarned
     ended: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
@@ -77,6 +89,7 @@ class RemoteEscrow:
         ledger: str,
         caller: str,
         seconds: float = CALL_SECONDS,
+        warn: Warn = unwarned,
     ) -> Self:
         """A session over a new connection, which is made with the first call.
 
@@ -87,10 +100,11 @@ class RemoteEscrow:
             ledger: origin of the pinned ledger.
             caller: the bank's name.
             seconds: how long one call may take.
+            warn: hears what is waited for.
         """
         tls = grpc.ssl_channel_credentials(credentials.authorities_pem, credentials.key_pem, credentials.chain_pem)
         channel = open_channel(address, tls, ledger)
-        return cls(caller, channel, stubs.EscrowStub(channel), witness, seconds)
+        return cls(caller, channel, stubs.EscrowStub(channel), witness, seconds, warn)
 
     def close(self) -> None:
         """End the connection, and whatever waits on it."""
@@ -111,7 +125,7 @@ class RemoteEscrow:
 
     def deposit(self, upload: Upload) -> str:
         """See `contracts.api.Escrow.deposit`."""
-        patience = _Patience(self.ended)
+        patience = _Patience(self.ended, self.warn)
         while True:
             offset: int = self._ask(self.stub.Received, pb.ReceivedRequest(upload=upload.token)).size
             patience.at(offset)
@@ -149,7 +163,7 @@ class RemoteEscrow:
             try:
                 request = pb.CollectRequest(contract=contract, offset=offset)
                 for each in self._listen(self.stub.Collect, request, seconds=None):  # as long as it takes
-                    offset += len(each.data)
+                    offset = _within_package(offset + len(each.data))
                     yield each.data
             except EscrowError as error:
                 patience.again(error)
@@ -158,13 +172,14 @@ class RemoteEscrow:
 
     def watch(self, since: int) -> Iterator[Event]:
         """See `contracts.api.Escrow.watch`. Goes on over lost connections until the escrow cannot be reached."""
-        patience = _Patience(self.ended)
+        patience, place, told = _Patience(self.ended), Place(since), 0
         while not self.ended.is_set():
-            patience.at(since)
+            patience.at(told)
             try:
-                for each in self._heard(since):
-                    since = each.index + 1
-                    yield convert.from_event(each)
+                for event in map(convert.from_event, self._heard(place.since)):
+                    if place.moves(event):
+                        told += 1
+                        yield event
             except EscrowError as error:
                 if not self.ended.is_set():
                     patience.again(error)
@@ -231,12 +246,44 @@ class RemoteEscrow:
         return list(answer.proof)
 
 
-class _Patience:
-    """Counts how often a stream was cut off without progress, and waits a while before the next attempt."""
+def _within_package(size: int) -> int:
+    if size > PACKAGE_AT_MOST:
+        raise EscrowError("release-invalid", "The escrow sends more than a package can hold.")
+    return size
 
-    def __init__(self, ended: threading.Event) -> None:
-        self._ended = ended
+
+class Place:
+    """Where a listener is. One entry may change several contracts, so listening goes on at the entry heard last.
+
+    Attributes:
+        since: the ledger index to listen from.
+    """
+
+    def __init__(self, since: int) -> None:
+        self.since = since
+        self._contracts: set[str] = set()  # of which that entry was heard
+
+    def moves(self, event: Event) -> bool:
+        """Whether this event was not heard before; now it was."""
+        if event.index > self.since:
+            self.since, self._contracts = event.index, set()
+        if event.index < self.since or event.contract in self._contracts:
+            return False
+        self._contracts.add(event.contract)
+        return True
+
+
+class _Patience:
+    """Counts how often a stream was cut off without progress, and waits a while before the next attempt.
+
+    Where an earlier transfer of the same upload still has the place, it is waited for as long as the escrow may take to
+    notice that its line is dead.
+    """
+
+    def __init__(self, ended: threading.Event, warn: Warn = unwarned) -> None:
+        self._ended, self._warn = ended, warn
         self._place, self._failed, self._begun = -1, 0, time.monotonic()
+        self._busy = 0.0  # seconds waited for the place
 
     def at(self, place: int) -> None:
         """Where the stream goes on."""
@@ -247,10 +294,22 @@ class _Patience:
 
     def again(self, error: EscrowError) -> None:
         """Wait, and try again after a lost connection, or give up and raise the error."""
+        if error.code == "upload-busy" and self._busy < BUSY_SECONDS:
+            self._wait_for_place()
+            return
         self._failed += 1
         if error.code not in _TRIED_AGAIN or self._failed == ATTEMPTS:
             raise error
         self._ended.wait(PAUSE_SECONDS * 3 ** (self._failed - 1))
+
+    def _wait_for_place(self) -> None:
+        if not self._busy:
+            self._warn(
+                "The escrow still holds the place of an earlier transfer of this file;"
+                f" waiting until it gives it back, at most {BUSY_SECONDS:.0f} s."
+            )
+        self._ended.wait(BUSY_PAUSE_SECONDS)
+        self._busy += BUSY_PAUSE_SECONDS
 
 
 class _Sending:
@@ -283,7 +342,11 @@ def failure(error: grpc.RpcError) -> EscrowError:
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return EscrowError("escrow-slow", "The escrow did not answer in time.")
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return EscrowError("message-refused", "The message is larger than is taken, or too much is under way.")
+        large = "larger than" in details or "metadata size" in details
+        code = "message-refused" if large else "escrow-crowded"
+        return EscrowError(
+            code, "The message is larger than is taken." if large else "The escrow takes no more calls now."
+        )
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return EscrowError("escrow-untrusted", "Whoever answers there does not hold the pinned escrow's certificate.")
     if status in _LOST:

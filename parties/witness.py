@@ -2,7 +2,7 @@
 
 Every answer of an escrow over the network carries its head and a proof. The head must be signed by the pinned escrow,
 be no shorter than what this bank knew when it asked, and be proven to continue it. What is refused is kept, with what
-was remembered, as evidence that anyone who knows the escrow's key can check.
+was remembered, as evidence that anyone who knows the escrow's key can check; so is a receipt that proves nothing.
 """
 
 import fcntl
@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from contracts.api import Receipt
+from contracts.canonical import encode_base64
 from contracts.errors import EscrowError, Exit
+from contracts.signing import Envelope
 from contracts.transparency import Checkpoint, verify_consistency
 from parties.identity import Pinned, pinned, write_private
 
@@ -93,14 +96,35 @@ class Witness:
             "proof": [each.hex() for each in proof or ()],
             "refused": error.message,
         }
-        path = keep_evidence(self.home, found)
-        if error.code not in {"proof-invalid", "ledger-tampered"}:
-            return error
-        return EscrowError(
-            "ledger-tampered",
-            f"The escrow's ledger does not continue the one this bank saw: {error.message}",
-            f"The evidence is in {path}; compare heads with the other parties before you go on.",
-        )
+        return _with_evidence(self.home, error, found, "The escrow's ledger does not continue the one this bank saw")
+
+
+def refused_receipt(home: Path, error: EscrowError, envelope: Envelope, receipt: Receipt) -> EscrowError:
+    """The error to raise for a receipt that does not prove that the envelope's statement stands on the ledger.
+
+    The evidence is kept: the statement, and all that the escrow answered.
+    """
+    escrow = pinned(home)
+    found = {
+        "ledger": escrow.ledger,
+        "public-key": escrow.public_key,
+        "envelope": encode_base64(envelope.to_bytes()),
+        "receipt": receipt.model_dump(mode="json", by_alias=True),
+        "refused": error.message,
+    }
+    return _with_evidence(home, error, found, "The escrow's receipt does not prove that the statement stands there")
+
+
+def _with_evidence(home: Path, error: EscrowError, found: Mapping[str, object], meaning: str) -> EscrowError:
+    """The error to raise, with the evidence kept; what a proof or the ledger itself shows is called tampering."""
+    path = keep_evidence(home, found)
+    if error.code not in {"proof-invalid", "ledger-tampered"}:
+        return error
+    return EscrowError(
+        "ledger-tampered",
+        f"{meaning}: {error.message}",
+        f"The evidence is in {path}; compare heads with the other parties before you go on.",
+    )
 
 
 def keep_evidence(home: Path, found: Mapping[str, object]) -> Path:

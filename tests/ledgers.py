@@ -1,7 +1,11 @@
 """Ledgers that were played in memory by the rules alone, for tests of what stores and reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import pytest
+from sqlalchemy import RootTransaction
+from sqlalchemy.exc import OperationalError
 from support import LEDGER, World, contribution, document, gain, run_key, signer
 
 from contracts import statements as st
@@ -61,6 +65,20 @@ def busy() -> World:
     fourth = proposed(world, names[:2], "fourth")
     world.approve(fourth, names[0])
     return world
+
+
+@contextmanager
+def answer_lost() -> Iterator[None]:
+    """Meanwhile commits take effect, and then the connection breaks before anybody hears of it."""
+    commit = RootTransaction.commit
+
+    def committed(self: RootTransaction) -> None:
+        commit(self)
+        raise OperationalError("COMMIT", {}, ConnectionError("the line was cut"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RootTransaction, "commit", committed)
+        yield
 
 
 def fill(ledger: Ledger, world: World) -> None:

@@ -22,6 +22,6 @@ def backup(file: File, home: Home) -> Answer:
     """
     data = ask(home, "backup", path=str(file.absolute()))
     lines = [f"{data['entries']} entries, {data['files']} encrypted files and {data['keys']} run keys are in {file}."]
-    if data["object_storage"]:
+    if data["object-storage"]:
         lines.append("The files in object storage are not: back that storage up by its own means.")
     return Answer(data, printable("\n".join(lines)))

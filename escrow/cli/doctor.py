@@ -24,7 +24,7 @@ def doctor(
     enrolment: EnrolmentPort = ENROLMENT,
     metrics_port: MetricsPort = METRICS,
 ) -> Answer:
-    """Check directory, database, clock, storage, room, certificates, ports, worker and memory.
+    """Check directory, database, clock, storage, room, certificates, ports, files, worker and memory.
 
     Whether it serves or not; exit code 1 if a check fails.
 

@@ -17,7 +17,12 @@ def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New directory of the escrow.")],
     origin: Annotated[str, typer.Option(help="Name of the ledger, like escrow.example/ledger; it never changes.")],
     database: Annotated[
-        str | None, typer.Option(metavar="URL", help="PostgreSQL of the ledger. Default: SQLite in DIR.")
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="ESCROW_DATABASE",
+            help="PostgreSQL of the ledger, a password in PGPASSFILE or ESCROW_DATABASE only. Default: SQLite in DIR.",
+        ),
     ] = None,
     blobs: Annotated[
         str | None, typer.Option(metavar="URL", help="S3-compatible storage, s3://BUCKET/PREFIX. Default: in DIR.")

@@ -13,7 +13,12 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `escrow backup` wrote.")],
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty directory.")],
     database: Annotated[
-        str | None, typer.Option(metavar="URL", help="Empty PostgreSQL for the ledger. Default: SQLite in DIR.")
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="ESCROW_DATABASE",
+            help="Empty PostgreSQL, a password in PGPASSFILE or ESCROW_DATABASE only. Default: SQLite in DIR.",
+        ),
     ] = None,
 ) -> Answer:
     """Make an escrow of an archive, every statement and every encrypted file in it verified.

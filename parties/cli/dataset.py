@@ -16,10 +16,8 @@ from parties.cli import EPILOG, application
 from parties.cli.desk import Desk, confirm, tell
 from parties.cli.screen import progress, short, table
 from parties.client import Client
-from parties.deposit import read_and_prepare
 from parties.draft import read_schema
 from parties.home import keep_schema
-from parties.sending import Sent, deposit
 
 app = application()
 
@@ -48,6 +46,9 @@ def add(
 
     Example: party dataset add transactions.parquet --schema schema.yaml
     """
+    from parties.deposit import read_and_prepare  # noqa: PLC0415 - tables are slow to import, and needed here alone
+    from parties.sending import Sent, deposit  # noqa: PLC0415
+
     desk: Desk = ctx.obj
     schema = read_schema(schema_file)
     tell(f"Checking {file.name} and computing its features …")
@@ -76,7 +77,9 @@ def list_(ctx: typer.Context) -> Answer:
     rows = [{**_data(each), "secrets": _held(desk, each)} for each in found]
     columns = ("deposit", "part", "rows", "frauds", "looks", "schema", "")
     shown = table(columns, (_row(each) for each in rows), numbers=("rows", "frauds", "looks"))
-    return Answer({"deposits": rows}, shown if rows else "Nothing is deposited.\n\nNext: party dataset add TABLE.")
+    return Answer(
+        {"deposits": rows}, shown if rows else "Nothing is deposited.\n\nNext: party dataset add TABLE --schema FILE."
+    )
 
 
 @app.command("revoke", epilog=EPILOG)
@@ -130,11 +133,12 @@ def _held(desk: Desk, view: DepositView) -> bool:
 
 
 def _data(view: DepositView) -> dict[str, Any]:
-    return view.model_dump(mode="json", exclude={"party"}, by_alias=True)
+    found = view.model_dump(mode="json", exclude={"party", "data_schema"}, by_alias=True)
+    return {**found, "schema": view.data_schema}
 
 
 def _row(data: dict[str, Any]) -> tuple[object, ...]:
     note = "revoked" if data["revoked"] else "" if data["secrets"] else "its key is not in this home"
     looks = data["looks"] if data["part"] == "holdout" else None
-    schema = short(data["data-schema"])
+    schema = short(data["schema"])
     return (short(data["commitment"]), data["part"], data["rows"], data["positives"], looks, schema, note)

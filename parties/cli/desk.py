@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from getpass import getpass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from contracts.answers import printable
 from contracts.errors import EscrowError
-from parties.client import Client
 from parties.identity import Identity
-from parties.session import connect
+
+if TYPE_CHECKING:
+    from parties.client import Client
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,13 @@ class Desk:
         return Identity.open(self.home, passphrase)
 
     @contextmanager
-    def client(self) -> Iterator[Client]:
+    def client(self) -> Iterator["Client"]:
         """A session with the pinned escrow, ended afterwards."""
+        from parties.client import Client  # noqa: PLC0415 - gRPC is slow to import, and not every command connects
+        from parties.session import connect  # noqa: PLC0415
+
         identity = self.identity()
-        escrow = connect(self.home, identity, self.now())
+        escrow = connect(self.home, identity, self.now(), warn=tell)
         try:
             yield Client(self.home, identity, escrow)
         finally:

@@ -43,7 +43,7 @@ class Bank:
 
     @classmethod
     def open(cls, home: Path) -> Self:
-        """Connect from the home of a bank that has its certificate."""
+        """Connect, with a first answer, from the home of a bank that has its certificate."""
         identity = Identity.open(home)
         remote = connect(home, identity, int(time.time()))
         return cls(Client(home, identity, remote), remote)

@@ -36,6 +36,10 @@ STARTING_SECONDS: Final = 1.0  # at a random moment of so long a start
 END_SECONDS: Final = 60.0
 
 
+class OverError(Exception):
+    """The benchmark has ended."""
+
+
 class Killed:
     """An escrow that is killed and comes back on the same ports; and all connections of the banks to it."""
 
@@ -44,17 +48,25 @@ class Killed:
         self.served = Served(directory).wait_ready()
         self._ports = {port: self.served.ready[port] for port in ("main", "enrolment")}
         self._change = threading.Condition()
-        self._up = True
+        self._up, self._over = True, False
         self._open: list[RemoteEscrow] = []
 
     def kill(self) -> None:
         """End it and every connection: nobody waits for gRPC to try again."""
-        self.served.kill()
         with self._change:
             self._up = False
+        self.served.kill()
+        with self._change:
             cut, self._open = self._open, []
         for remote in cut:
             remote.close()
+
+    def end(self) -> None:
+        """Kill it for the last time: nobody waits for it any more."""
+        with self._change:
+            self._over = True
+            self._change.notify_all()
+        self.kill()
 
     def start(self, rng: random.Random, probe: Bank) -> float:
         """Start it again; the seconds from then to its first answer, in the last start that was not cut short."""
@@ -65,21 +77,34 @@ class Killed:
             time.sleep(rng.uniform(0, STARTING_SECONDS))
             self.served.kill()
         self.served.wait_ready()
-        with Bank.open(probe.client.home) as again:
-            again.remote.head()
-        passed = time.perf_counter() - self.served.begun
+        with Bank.open(probe.client.home):
+            passed = time.perf_counter() - self.served.begun
         with self._change:
             self._up = True
             self._change.notify_all()
         return passed
 
     def connected(self, bank: Bank) -> Client:
-        """The bank over a connection of its own, once the escrow answers."""
-        with self._change:
-            self._change.wait_for(lambda: self._up)
-            again = Bank.open(bank.client.home)
-            self._open.append(again.remote)
-        return again.client
+        """The bank over a connection of its own, once the escrow answers.
+
+        Raises:
+            OverError: it never will again.
+        """
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._up or self._over)
+                if self._over:
+                    raise OverError
+            try:
+                again = Bank.open(bank.client.home)
+            except EscrowError as error:
+                cut_off(error)
+                continue
+            with self._change:
+                if self._up:
+                    self._open.append(again.remote)
+                    return again.client
+            again.remote.close()
 
 
 def cut_off(error: EscrowError | ValueError) -> None:
@@ -101,7 +126,9 @@ class Busy:
         self._over = threading.Event()
         self._news = threading.Condition()
         self._errors: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._kept, args=(each,)) for each in (self._work, self._watch)]
+        self._threads = [
+            threading.Thread(target=self._kept, args=(each,), daemon=True) for each in (self._work, self._watch)
+        ]
 
     def start(self) -> None:
         """Begin."""
@@ -137,6 +164,8 @@ class Busy:
     def _kept(self, work: Callable[[], None]) -> None:
         try:
             work()
+        except OverError:
+            return
         except BaseException as error:  # noqa: BLE001 - whoever ends the threads gets it
             self._errors.append(error)
 
@@ -172,7 +201,7 @@ class Busy:
                 return client
 
     def _watch(self) -> None:
-        while not self._over.is_set():
+        while True:
             client = self._escrow.connected(self.bank)
             try:
                 for event in client.escrow.watch(self.seen[-1][0] + 1 if self.seen else 0):
@@ -200,7 +229,7 @@ def run(progress: Callable[[str], None], kills: int = KILLS, seed: int = SEED) -
             progress("compare")
             _settled(busy)
         finally:
-            escrow.kill()
+            escrow.end()
         for each in busy:
             each.end()
         found = kept(escrow.directory, {each.bank.name: Told(each.acknowledged, each.seen) for each in busy})

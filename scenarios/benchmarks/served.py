@@ -20,7 +20,7 @@ from contracts.canonical import digest
 from contracts.proceedings import STAGES
 from escrow.core import Core
 from escrow.front import Told
-from escrow.runtime.process import ProcessRuntime, memory_root
+from escrow.runtime.process import ProcessRuntime
 from escrow.server import Ports, Server
 from scenarios.benchmarks.child import HOST, ORIGIN, Child, serve
 
@@ -134,7 +134,7 @@ def main(directory: Path, main_port: int, enrolment_port: int) -> None:
     counter = Counter()
     counter.listen()
     calls = Calls(counter)
-    with ProcessRuntime(memory_root(directory)) as runtime:
+    with ProcessRuntime(directory.with_name(f"{directory.name}-jobs")) as runtime:
         there = (directory / "escrow.json").exists()
         core = Core.open(directory, runtime) if there else Core.create(directory, ORIGIN, runtime)
         server = Server.start(core, Ports(HOST, main_port, enrolment_port), calls)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import EscrowError
+from escrow.uploads import UploadLimits
 from models.table import Prepared
 from scenarios import hostile, tiny
 from scenarios.consortium import Consortium
@@ -213,6 +214,29 @@ def test_a_revoked_deposit_ends_its_contracts_and_serves_no_other(consortium: Co
         tiny.proposed(consortium, title="Another")
     with refused("statement-refused"):
         consortium.banks["north"].revoke(consortium.deposits["harbour"][1].commitment)
+
+
+@pytest.mark.wires
+def test_nobody_states_a_file_that_another_party_sent(consortium: Consortium, refused: Any) -> None:
+    """Else it would be kept for as long as they like, whatever its owner revokes."""
+    north, theirs = consortium.banks["north"], consortium.deposits["harbour"][0]
+    claimed = replace(theirs, commitment="sha256-salted:" + 64 * "7").statement(consortium.core.origin, "north")
+    with refused("blob-missing"):
+        north.submit(claimed)
+    north.escrow.deposit(theirs)  # whoever has the bytes themselves may
+    north.submit(claimed)
+
+
+@pytest.mark.wires
+def test_a_party_has_a_share_of_the_disk(consortium: Consortium, refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    north, own = consortium.banks["north"], consortium.deposits["north"]
+    room = UploadLimits(stated_bytes=sum(each.size for each in own))
+    monkeypatch.setattr(consortium.core.uploads, "_limits", room)
+    more = replace(own[0], commitment="sha256-salted:" + 64 * "7").statement(consortium.core.origin, "north")
+    with refused("quota-exceeded"):
+        north.submit(more)
+    north.revoke(own[0].commitment)
+    north.submit(more)
 
 
 @pytest.mark.wires

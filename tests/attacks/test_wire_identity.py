@@ -1,5 +1,6 @@
 """Who is calling: certificates that are stolen, foreign, expired or revoked, and those who are not admitted."""
 
+import os
 import socket
 import ssl
 import threading
@@ -468,19 +469,47 @@ def test_a_certificate_goes_to_whom_the_partys_own_key_names(consortium: Consort
         assert refusal_of(lambda: stub.Enrol(huge)).code == "message-refused"
 
 
-def test_requests_that_wait_have_a_limit(
+def test_a_full_waiting_room_drops_who_did_not_ask_for_longest(
     consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("escrow.enrolment.WAITING_AT_MOST", 2)
     made = [Identity.create(tmp_path / f"{number}", f"new-{number}") for number in range(3)]
-    for each in made[:2]:
-        ask(consortium, each, Key().envelope(each))
-    assert refusal_of(lambda: ask(consortium, made[2], Key().envelope(made[2]))).code == "quota-exceeded"
-    ask(consortium, made[0], Key().envelope(made[0]))  # asking again takes no second place
+    for each in (*made[:2], made[0], made[2]):  # the first asks again
+        assert not ask(consortium, each, Key().envelope(each)).admitted
+        threading.Event().wait(0.02)  # the system's clock of files has coarse steps
     assert consortium.server is not None
-    consortium.server.requests.forget("new-0")
-    ask(consortium, made[2], Key().envelope(made[2]))
-    assert {each.name for each in consortium.server.requests.waiting()} == {"new-1", "new-2"}
+    requests = consortium.server.requests
+    assert {each.name for each in requests.waiting()} == {"new-0", "new-2"}
+    requests.admit("new-2", made[2].signer.key_id)
+    assert ask(consortium, made[2], Key().envelope(made[2])).admitted
+
+
+def test_requests_under_one_name_push_out_only_each_other(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("escrow.enrolment.OF_ONE_NAME_AT_MOST", 3)
+    other = Identity.create(tmp_path / "other", "newcomer-2")
+    same = [Identity.create(tmp_path / f"{number}", "newcomer") for number in range(5)]
+    for each in (other, *same):
+        ask(consortium, each, Key().envelope(each))
+        threading.Event().wait(0.02)
+    assert consortium.server is not None
+    kept = {each.signer.key_id for each in (other, *same[2:])}
+    assert {each.fingerprint for each in consortium.server.requests.waiting()} == kept
+
+
+def test_a_request_that_nobody_answers_is_gone_after_thirty_days(consortium: Consortium, tmp_path: Path) -> None:
+    assert consortium.server is not None
+    now = consortium.core.now()
+    newcomer = Identity.create(tmp_path / "newcomer", "newcomer")
+    ask(consortium, newcomer, Key().envelope(newcomer))
+    [file] = consortium.server.requests.folder.iterdir()
+    for age, wait in ((30 * 86400 - 60, 1), (30 * 86400 + 60, 0)):
+        os.utime(file, (now - age, now - age))
+        assert len(consortium.server.requests.waiting()) == wait
+    assert not file.exists()
+    ask(consortium, newcomer, Key().envelope(newcomer))
+    assert len(consortium.server.requests.waiting()) == 1
 
 
 # clocks

@@ -18,6 +18,7 @@ from contracts.protocol import escrow_pb2 as pb
 from contracts.protocol import escrow_pb2_grpc as stubs
 from escrow.front import CALLS_AT_MOST
 from escrow.hub import LISTENERS_AT_MOST
+from escrow.server import STREAMS_AT_MOST
 from escrow.session import Session
 from escrow.uploads import UploadLimits
 from parties.client import Client
@@ -303,8 +304,11 @@ def test_one_party_cannot_take_every_thread(consortium: Consortium, hold: Callab
         except EscrowError as error:
             return error.code
 
-    with stub_of(consortium, north) as stub:
-        held = [hold(stub) for _ in range(CALLS_AT_MOST)]  # deposits that never begin
+    with ExitStack() as connections:
+        per_connection = range(min(STREAMS_AT_MOST, CALLS_AT_MOST))
+        several = range(-(-CALLS_AT_MOST // STREAMS_AT_MOST))
+        open_ones = [connections.enter_context(stub_of(consortium, north)) for _ in several]
+        held = [hold(stub) for stub in open_ones for _ in per_connection]  # deposits that never begin
         until(lambda: answered() == "quota-exceeded")
         assert harbour.escrow.info().ledger == ORIGIN
         for each in held:

@@ -8,6 +8,7 @@ from support import (
     LEDGER,
     World,
     committed,
+    contract,
     data_revoked,
     deposited,
     halted,
@@ -16,10 +17,12 @@ from support import (
     run_key,
     sha,
     signer,
+    withdrawn,
 )
 
 from contracts import statements as st
 from contracts.canonical import encode_base64
+from contracts.proceedings import PROPOSALS_AT_MOST
 from contracts.records import Entry, Key
 from contracts.rules import apply, wanted
 from contracts.signing import sign
@@ -129,6 +132,34 @@ def test_an_incumbent_model_has_no_rows() -> None:
     with_rows = deposited("north", "train", suffix="-2").model_copy(update={"part": "incumbent"})
     world.refuses("statement-refused", with_rows)
     world.submit(with_rows.model_copy(update={"rows": None}))
+
+
+def test_the_bytes_of_a_partys_deposits_are_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.founded()
+    before = world.party("north").deposited
+    world.submit(deposited("north", "train", suffix="-2", size=1000))
+    assert world.party("north").deposited == before + 1000
+    with monkeypatch.context() as less:
+        less.setattr("contracts.rules.DEPOSITED_AT_MOST", before + 1999)
+        world.refuses("quota-exceeded", deposited("north", "train", suffix="-3", size=1000))
+    world.propose()
+    world.submit(data_revoked("north", "train"))  # ends a contract of the party, too
+    world.submit(data_revoked("north", "train", suffix="-2"))
+    assert world.party("north").deposited == before - deposited("north", "train").size
+    assert world.replayed() == world.documents
+
+
+def test_a_party_has_a_bounded_number_of_proposals_that_have_not_ended() -> None:
+    world = World.founded()
+    names = [world.propose(contract(title=f"Contract {number}")) for number in range(PROPOSALS_AT_MOST)]
+    one_more = st.ContractProposed(ledger=LEDGER, party="north", contract=contract(title="One more"))
+    world.refuses("quota-exceeded", one_more)
+    world.propose(contract(title="Another's"), by="harbour")
+    world.submit(withdrawn(names[0], "north"))
+    world.submit(one_more)
+    assert world.party("north").proposals == PROPOSALS_AT_MOST
+    assert world.party("harbour").proposals == 1
+    assert world.replayed() == world.documents
 
 
 def test_a_refused_statement_changes_nothing_even_half_way() -> None:

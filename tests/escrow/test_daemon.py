@@ -2,14 +2,16 @@
 
 import json
 import queue
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from shutil import copytree
 from typing import Any, Self
@@ -23,6 +25,7 @@ from contracts.statements import read
 from escrow.audit import audit
 from escrow.channel import operating
 from escrow.core import clock
+from escrow.daemon import FILES_AT_MOST
 from escrow.home import open_key
 from escrow.ledger import Ledger
 from escrow.runtime.process import ProcessRuntime
@@ -238,6 +241,26 @@ def test_a_killed_escrow_goes_on_where_it_was(world: World) -> None:
         assert child.end() == 0
     assert [world.kinds()[kind] for kind in ("run-started", "run-failed", "key-erased")] == [1, 1, 1]
     audit(world.escrow)
+
+
+def test_an_escrow_may_open_as_many_files_as_the_system_lets_it(world: World) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        child = world.serve()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with child:
+        ready = child.until("ready")
+        allowed = FILES_AT_MOST if hard == resource.RLIM_INFINITY else min(hard, FILES_AT_MOST)
+        assert resource.prlimit(child.process.pid, resource.RLIMIT_NOFILE) == (allowed, hard)
+        with ExitStack() as idle:
+            for _ in range(300):
+                idle.enter_context(socket.create_connection((ready["host"], ready["main"])))
+            bank = world.dial("north", ready)
+            assert bank.escrow.info()
+            remote(bank).close()
+        assert child.end() == 0
 
 
 def test_a_second_process_is_refused_and_a_second_signal_ends_the_first_at_once(world: World) -> None:

@@ -166,6 +166,21 @@ def test_there_is_no_proof_beyond_the_ledger(ledger: Ledger, signer: Ed25519Sign
     assert len(list(ledger.leaves(-5, 2**70))) == 3
 
 
+def test_a_statement_whose_commit_was_never_answered_is_proved_when_it_is_sent_again(
+    ledger: Ledger, signer: Ed25519Signer, refused: Any
+) -> None:
+    *before, last = admissions(signer, 4)
+    for each in before:
+        ledger.append(each, 10)
+    with ledgers.answer_lost(), refused("database-unreachable"):
+        ledger.append(last, 10)
+    again = ledger.append(last, 20)
+    assert (again.index, again.time, ledger.size()) == (4, 10, 5)
+    proof = ledger.inclusion(again.index, ledger.size())
+    leaf = next(ledger.leaves(again.index))
+    verify_inclusion(leaf_hash(leaf), again.index, ledger.size(), proof, ledger.checkpoint(ORIGIN).root)
+
+
 def test_entries_that_another_object_wrote_are_noticed(tmp_path: Path, signer: Ed25519Signer) -> None:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     first, second = Ledger(url), Ledger(url)

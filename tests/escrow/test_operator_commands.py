@@ -6,6 +6,7 @@ import os
 import socket
 import sqlite3
 import stat
+import subprocess
 import sys
 import tarfile
 import threading
@@ -139,7 +140,7 @@ def test_the_ledger_is_exported_and_its_file_verifies(home: Path, ask: Ask, tmp_
 def test_a_backup_restores_elsewhere_and_passes_the_audit(home: Path, ask: Ask, tmp_path: Path) -> None:
     archive, again = tmp_path / "escrow.tar", tmp_path / "again"
     made = ask(home, "backup", archive)
-    assert (made["files"], made["object_storage"]) == (4, False)
+    assert (made["files"], made["object-storage"]) == (4, False)
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
     assert not list(tmp_path.glob("escrow.tar.*"))
     restored = ask(home, "restore", archive, again)
@@ -189,7 +190,7 @@ def test_an_aborted_run_that_nobody_runs_is_cleared_away(consortium: Consortium,
     core.state(st.RunStarted(ledger=core.origin, contract=digest, run=1))
     core.close()
     assert ask(core.directory, "run", "abort", digest)["state"] == "failed"
-    assert ask(core.directory, "contract", "show", digest)["key_erased"] is True
+    assert ask(core.directory, "contract", "show", digest)["key-erased"] is True
 
 
 def test_a_contract_is_named_by_enough_of_its_digest(consortium: Consortium, ask: Ask) -> None:
@@ -249,6 +250,29 @@ def test_init_refuses_before_anything_is_made(ask: Ask, tmp_path: Path, argv: li
     assert not (tmp_path / "e").exists()
 
 
+def test_the_databases_url_may_come_from_the_environment(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold a password, which everybody on the machine could read on a command line."""
+    monkeypatch.setenv("ESCROW_DATABASE", "mysql://escrow:secret@database/escrow")
+    refused = ask(tmp_path, "init", tmp_path / "e", "--origin", "a/b", exit_code=4)
+    assert refused["code"] == "database-unsupported"
+    assert "PASSWORD@" not in refused["hint"]
+    assert "secret" not in str(refused)
+
+
+def test_asking_an_escrow_that_serves_loads_no_escrow(consortium: Consortium) -> None:
+    """Which takes a second."""
+    child = "import pathlib, sys; from escrow.channel import operating\n"
+    child += "with operating(pathlib.Path(sys.argv[1])) as ask: serving = ask('status')['serving']\n"
+    child += "print(serving, 'escrow.core' in sys.modules)"
+    with served(consortium.core):
+        ran = subprocess.run(
+            [sys.executable, "-c", child, str(consortium.core.directory)], capture_output=True, text=True, check=True
+        )
+    assert ran.stdout == "True False\n"
+
+
 def free_ports() -> list[object]:
     """Options for ports that are free, all of them."""
     with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
@@ -283,9 +307,19 @@ def test_the_doctor_names_what_is_wrong_and_what_to_do(
     assert "chmod 600" in wrong["directory"]["advice"]
     assert main(["doctor", *map(str, ports)]) == 1
     out, _ = capsys.readouterr()
-    assert "1. WRONG directory" in out
+    assert "1.  WRONG directory" in out
     assert out.splitlines()[-1].endswith("checks failed.")
     assert ask(tmp_path, "doctor", exit_code=4)["code"] == "escrow-missing"
+
+
+def test_the_doctor_wants_files_for_connections(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "e"
+    ask(home, "init", home, "--origin", "escrow.example/ledger")
+    monkeypatch.setattr("escrow.doctor.FILES_AT_LEAST", 1 << 62)  # a process cannot lower its hard limit and raise it
+    found = ask(home, "doctor", "--listen", "::1", *free_ports(), exit_code=1)["checks"]
+    [wrong] = [each for each in found if not each["ok"]]
+    assert wrong["name"] == "files"
+    assert "LimitNOFILE" in wrong["advice"]
 
 
 def test_the_authority_is_rotated_and_old_ones_dropped(ask: Ask, tmp_path: Path) -> None:

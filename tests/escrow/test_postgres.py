@@ -81,6 +81,30 @@ def test_a_connection_lost_within_a_statement_leaves_nothing_of_it(
     assert ledger.documents() == world.documents
 
 
+def test_a_statement_has_a_minute_and_a_dead_server_is_noticed(postgres: str, refused: Any) -> None:
+    database = Database(postgres)
+    try:
+        with database.reading() as connection:
+            assert connection.scalar(text("SHOW statement_timeout")) == "1min"
+            asked = connection.connection.dbapi_connection.info.get_parameters()  # type: ignore[union-attr]
+    finally:
+        database.close()
+    assert {name: asked[name] for name in ("keepalives_idle", "keepalives_interval", "keepalives_count")} == {
+        "keepalives_idle": "30",
+        "keepalives_interval": "10",
+        "keepalives_count": "3",
+    }
+    assert (asked["tcp_user_timeout"], asked["connect_timeout"]) == ("30000", "10")
+    hasty = Database(f"{postgres}?options=-c%20statement_timeout%3D100")
+    try:
+        with refused("database-unreachable"), hasty.turn() as connection:
+            connection.execute(text("SELECT pg_sleep(30)"))
+        with hasty.turn() as connection:  # and the next call is served
+            assert connection.scalar(text("SELECT 1")) == 1
+    finally:
+        hasty.close()
+
+
 def test_a_server_that_is_restarted_is_found_again(
     ledger: Ledger, world: World, postgres_server: Postgres, refused: Any
 ) -> None:

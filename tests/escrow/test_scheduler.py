@@ -18,13 +18,15 @@ import pytest
 from contracts import statements as st
 from contracts.entries import read_leaf
 from contracts.lifecycle import State
+from contracts.signing import sign
 from contracts.statements import read
 from escrow.core import Core
 from escrow.runtime.base import Job
 from escrow.runtime.process import ProcessRuntime
 from escrow.scheduler import RETRY_SECONDS, RunTold, Scheduler, plan
-from scenarios import tiny
+from scenarios import hostile, tiny
 from scenarios.consortium import Consortium
+from tests import ledgers
 
 SECONDS = 30  # that anything may take before a test fails
 
@@ -218,6 +220,58 @@ def test_a_run_that_this_machine_failed_goes_on_after_a_while(
         consortium.core.hub.tell([])
         assert [heard.next() for _ in range(2)] == [("began", digest), ("ended", digest, "failed")]
     assert kinds(consortium.core)["run-started"] == 1
+
+
+def test_a_last_approval_whose_commit_was_never_answered_starts_the_run_when_it_is_sent_again(
+    start: Start, refused: Any
+) -> None:
+    consortium = start(FAILS)
+    digest = tiny.proposed(consortium)
+    north, harbour = consortium.banks.values()
+    north.approve(digest)
+    last = sign(hostile.approval(harbour, digest).payload(), harbour.identity.signer).to_bytes()
+    looked: queue.Queue[None] = queue.Queue()
+    with scheduling(consortium.core, chores=lambda: looked.put(None)) as (_, heard):
+        looked.get(timeout=SECONDS)
+        with ledgers.answer_lost(), refused("database-unreachable"):
+            harbour.escrow.submit(last)
+        harbour.escrow.submit(last)
+        heard.until("ended", digest, "failed")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda consortium: consortium.banks["harbour"].revoke(consortium.deposits["harbour"][0].commitment),
+        lambda consortium: consortium.core.revoke("harbour"),
+    ],
+    ids=["data", "party"],
+)
+def test_a_run_key_that_could_not_be_erased_is_erased_later_and_the_revocation_stands(
+    consortium: Consortium, clock: tiny.Clock, monkeypatch: pytest.MonkeyPatch, end: Callable[[Consortium], object]
+) -> None:
+    digests = {tiny.approved(consortium, title=title) for title in ("One", "Another")}
+    consortium.core.state(st.RunStarted(ledger=consortium.core.origin, contract=min(digests), run=1))
+    vault, broken = consortium.core.vault, [True]
+    erase, tried = vault.erase_run_key, queue.Queue[str]()
+
+    def erased(name: str) -> None:
+        tried.put(f"sha256:{name}")
+        if broken:
+            raise OSError(5, "Input/output error")
+        erase(name)
+
+    monkeypatch.setattr(vault, "erase_run_key", erased)
+    end(consortium)
+    assert {state(consortium.core, digest) for digest in digests} == {State.HALTED}
+    assert {tried.get_nowait() for _ in digests} == digests  # the first one's failure did not hold the other up
+    with scheduling(consortium.core):
+        assert {tried.get(timeout=SECONDS) for _ in digests} == digests  # at once
+        broken.clear()
+        clock.time += RETRY_SECONDS
+        consortium.core.hub.tell([])
+        for digest in digests:
+            happened(consortium, "key-erased", digest)
 
 
 def test_stopping_leaves_a_run_under_way_and_the_next_scheduler_ends_it(start: Start, runtime: Any) -> None:

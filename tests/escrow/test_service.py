@@ -152,6 +152,41 @@ def test_two_escrows_cannot_listen_on_one_port(consortium: Consortium, tmp_path:
         Server.start(consortium.core, Ports(taken.host, taken.main, 0))
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]", "localhost"])
+def test_an_escrow_listens_on_ipv6_and_on_names(consortium: Consortium, runtime: Any, host: str) -> None:
+    north = consortium.banks["north"]
+    server = Server.start(consortium.core, Ports(host))
+    try:
+        assert server.ports.host == host.strip("[]")
+        where = f"[::1]:{server.ports.main}" if "::" in host else f"{host}:{server.ports.main}"
+        session = line.session(north, line.credentials(north, consortium.core.now()), where)
+        assert session.info().ledger == ORIGIN
+        session.close()
+    finally:
+        server.stop(0)
+
+
+@pytest.mark.parametrize("host", ["", "no host", "::1::", "256.1.1.1", "unix:/tmp/escrow", "[", "a" * 300])
+def test_a_host_that_is_none_is_wrong_usage(consortium: Consortium, refused: Any, host: str) -> None:
+    with refused("usage"):
+        Server.start(consortium.core, Ports(host))
+
+
+def test_an_error_before_anybody_is_admitted_tells_nothing_of_the_escrow(consortium: Consortium, log: Log) -> None:
+    with line.enrolment(consortium) as stub:
+        stub.GetCard(pb.GetCardRequest())
+        authorities = consortium.core.directory / "tls" / "authority.pem"
+        kept = authorities.read_bytes()
+        authorities.write_bytes(b"damaged")
+        try:
+            told = refusal_of(lambda: stub.GetCard(pb.GetCardRequest()))
+        finally:
+            authorities.write_bytes(kept)
+    assert told.code == "bug"
+    assert str(consortium.core.directory) not in told.diagnostics()
+    assert [verb for verb, _ in log.bugs] == ["card"]
+
+
 def test_a_new_authority_needs_no_restart(consortium: Consortium) -> None:
     """The escrow rotates, the bank renews, the old authority is dropped: the old certificate is locked out, no bank."""
     north = consortium.banks["north"]

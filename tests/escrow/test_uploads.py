@@ -306,6 +306,18 @@ def test_uploads_that_nothing_happened_to_are_forgotten(side: Side, tmp_path: Pa
     assert side.vault.has(digest_of(DATA))  # which is `Vault.unclaimed`'s to tell
 
 
+def test_who_sent_a_file_is_remembered_until_it_is_forgotten(side: Side, token: str) -> None:
+    assert not side.uploads.sent(BANK, digest_of(DATA))
+    side.send(DATA, token=token)
+    for _ in range(2):
+        assert side.uploads.sent(BANK, digest_of(DATA))
+        assert not side.uploads.sent(OTHER, digest_of(DATA))
+        side.uploads.sweep(time.time(), {digest_of(DATA)})  # stated
+        side.start()
+    side.uploads.sweep(time.time() + WAIT + 1, ())
+    assert not side.uploads.sent(BANK, digest_of(DATA))
+
+
 def test_an_upload_that_goes_on_is_never_swept_away(side: Side, token: str) -> None:
     def meanwhile() -> Iterator[bytes]:
         yield DATA[:4000]

@@ -1,12 +1,15 @@
 """A bank's client: signs what it read, remembers the ledger's head, and can do everything twice."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from contracts.signing import key_id, public_bytes
+from contracts.canonical import decode_base64
+from contracts.signing import Envelope, key_id, public_bytes
+from contracts.statements import read
 from contracts.transparency import parse_note
 from parties.client import Client, contribution, directory_keys
 from parties.deposit import Deposit, seal_table
@@ -47,6 +50,34 @@ def test_a_client_remembers_the_head_of_its_last_receipt(consortium: Consortium)
         sizes.append(parse_note(remembered, {ORIGIN: consortium.core.signer.public}).size)
         assert name in bank.view(digest).approved
     assert sizes[0] < sizes[1] == consortium.core.ledger.size()
+
+
+class Unproven:
+    """An escrow whose receipts prove nothing."""
+
+    def __init__(self, honest: Any, proof: tuple[str, ...]) -> None:
+        self.honest, self.proof = honest, proof
+
+    def submit(self, envelope: bytes) -> Any:
+        return self.honest.submit(envelope).model_copy(update={"proof": self.proof})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.honest, name)
+
+
+@pytest.mark.parametrize("proof", [("00" * 32,), (), ("no hash",)])
+def test_a_receipt_that_proves_nothing_is_refused_and_kept(
+    consortium: Consortium, refused: Any, proof: tuple[str, ...]
+) -> None:
+    digest = tiny.proposed(consortium)
+    north = consortium.banks["north"]
+    with refused("ledger-tampered"):
+        Client(north.home, north.identity, Unproven(north.escrow, proof)).approve(digest)
+    [kept] = [json.loads(path.read_text()) for path in (north.home / "evidence").glob("*.json")]
+    envelope = Envelope.from_bytes(decode_base64(kept["envelope"]))
+    assert read(envelope.payload).kind == "contract-approved"
+    assert kept["receipt"]["proof"] == list(proof)
+    assert parse_note(kept["receipt"]["head"], {ORIGIN: kept["public-key"]}).size > kept["receipt"]["index"]
 
 
 def test_a_deposit_can_be_sent_again(consortium: Consortium) -> None:

@@ -103,6 +103,30 @@ def test_another_escrow_than_the_one_that_was_compared_is_not_believed(
     assert not (tmp_path / "valley" / "escrow.json").exists()
 
 
+def test_a_home_that_does_not_know_where_its_escrow_is_is_told_to_name_it(
+    *, call: Call, refuses: Refuses, town: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = ("--home", tmp_path / "shore")
+    call("init", "shore", *home)
+    call("enrol", *door(town), *home)
+    (tmp_path / "shore" / "connection.json").unlink()
+    code, _, err = call("enrol", *home)
+    assert (code, "party enrol HOST:PORT" in err) == (4, True)
+    where, *_ = door(town)
+    assert call("enrol", where, *home)[0] == 0
+    for path in ("connection.json", "escrow.json"):
+        (tmp_path / "shore" / path).unlink()
+
+    def killed(*_: object) -> None:
+        assert (tmp_path / "shore" / "connection.json").exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("parties.enrol.pin", killed)
+        refuses("enrol", *door(town), *home, exit_code=1, code="interrupted")
+    assert call("enrol", *door(town), *home)[0] == 0
+
+
 def test_waiting_ends_with_the_admission_or_with_patience(
     *, call: Call, ask: Ask, refuses: Refuses, town: Consortium, tmp_path: Path
 ) -> None:

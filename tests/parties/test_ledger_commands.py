@@ -65,7 +65,7 @@ def test_the_whole_ledger_is_verified_in_numbered_steps(call: Call, ask: Ask, to
     tiny.proposed(town, title="one more")
     found = ask("ledger", "verify", *home)["data"]
     assert found["size"] == town.core.ledger.size()
-    assert [step["step"] for step in found["steps"]] == [1, 2, 3, 4]
+    assert [step["step"] for step in found["steps"]] == [1, 2, 3, 4, 5]  # the copy from before has a head of its own
 
 
 def test_what_is_kept_at_home_is_not_believed(ask: Ask, town: Consortium) -> None:
@@ -78,6 +78,26 @@ def test_what_is_kept_at_home_is_not_believed(ask: Ask, town: Consortium) -> Non
         assert ask("ledger", "verify", *home)["data"]["size"] == town.core.ledger.size()
         assert kept.read_bytes() == whole
     assert not evidence(town, "north")
+
+
+def test_a_ledger_that_does_not_continue_the_copy_at_home_is_refused_and_both_are_kept(
+    *, ask: Ask, refuses: Refuses, founded: Callable[..., Consortium], tmp_path: Path
+) -> None:
+    """Also where the head that the bank remembered is gone: the escrow signed the copy's."""
+    consortium = founded("north", "harbour")
+    home, folder = home_of(consortium, "north"), consortium.banks["north"].home
+    copy = copied(consortium, tmp_path / "copy")
+    tiny.proposed(consortium)
+    ask("ledger", "verify", *home)
+    kept = (folder / "ledger.jsonl").read_bytes()
+    put_back(consortium, copy)
+    (folder / "head.note").unlink()
+    told = refuses("ledger", "verify", *home, exit_code=1, code="ledger-tampered")
+    assert "it was rolled back" in told
+    assert (folder / "ledger.jsonl").read_bytes() == kept
+    [path] = evidence(consortium, "north")
+    assert json.loads(path.read_text())["kept"] == json.loads(kept.splitlines()[0])["head"]
+    assert path.with_suffix(".jsonl").exists()
 
 
 def test_a_head_is_a_note_that_others_can_compare(call: Call, ask: Ask, town: Consortium, tmp_path: Path) -> None:
