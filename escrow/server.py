@@ -33,7 +33,7 @@ from escrow.front import Front, Told
 from escrow.service import STALLED_SECONDS, EnrolmentService, EscrowService
 
 HANDSHAKE_SECONDS: Final = 20
-STREAMS_AT_MOST: Final = 32  # of one connection at once
+STREAMS_AT_MOST: Final = 64  # of one connection at once
 SERVICE: Final = "model_escrow.v1.Escrow"
 
 

@@ -21,8 +21,8 @@ from contracts.errors import EscrowError
 from contracts.protocol import escrow_pb2 as pb
 from contracts.protocol import escrow_pb2_grpc as stubs
 from parties.certificates import Connection, alone, install, new_request, remember
+from parties.channel import failure, open_channel
 from parties.identity import Identity, Pinned, pin
-from parties.remote import failure, open_channel
 
 SECONDS: Final = 20.0
 

@@ -8,15 +8,13 @@
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import grpc
 
 from contracts.api import CaseView, DepositView, EscrowView, Event, PartyView, Receipt, Upload
-from contracts.enrolment import server_host
 from contracts.errors import EscrowError
 from contracts.package import LIMITS
 from contracts.protocol import convert
@@ -24,47 +22,12 @@ from contracts.protocol import escrow_pb2 as pb
 from contracts.protocol import escrow_pb2_grpc as stubs
 from contracts.transparency import HASH_BYTES
 from parties.certificates import Credentials
+from parties.channel import failure, open_channel
+from parties.patience import Patience, Place, Warn, unwarned
 from parties.witness import Witness
 
 CALL_SECONDS: Final = 60.0
-ATTEMPTS: Final = 5  # of a stream that makes no progress in between
-PAUSE_SECONDS: Final = 0.2  # before the second attempt; then three times as long each time
-STEADY_SECONDS: Final = 30.0  # a connection that held so long was none that failed
-BUSY_SECONDS: Final = 150.0  # the escrow gives the place of a transfer whose line is dead back after 60 to 120
-BUSY_PAUSE_SECONDS: Final = 5.0
-CHUNK: Final = 1 << 20
 PACKAGE_AT_MOST: Final = sum(LIMITS.values()) + (1 << 20)  # the archive's headers and the encryption's
-_RETRIED: Final = """{"methodConfig": [
- {"name": [{}], "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 3,
-  "retryableStatusCodes": ["UNAVAILABLE"]}},
- {"name": [{"service": "model_escrow.v1.Escrow", "method": "Deposit"}]}]}"""
-"""Deposits are not gRPC's to repeat: repeated by it after a cut, a stream was seen to lose a message (grpcio 1.85)."""
-_TRIED_AGAIN: Final = frozenset({"escrow-unreachable", "upload-stalled"})
-_LOST: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})
-
-Found = TypeVar("Found")
-Message = TypeVar("Message")
-Warn = Callable[[str], object]
-"""Hears a sentence about what went wrong and is no reason to stop."""
-
-
-def unwarned(_: str) -> None:
-    """Nobody listens."""
-
-
-def open_channel(address: str, credentials: grpc.ChannelCredentials, ledger: str) -> grpc.Channel:
-    """A channel to the escrow of a ledger, whose certificate names the host of the ledger's origin."""
-    options = [
-        ("grpc.ssl_target_name_override", server_host(ledger)),
-        ("grpc.max_receive_message_length", 8 << 20),
-        ("grpc.service_config", _RETRIED),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
-        ("grpc.enable_retries", 1),
-    ]
-    return grpc.secure_channel(address, credentials, options)
 
 
 @dataclass(frozen=True)
@@ -125,7 +88,7 @@ class RemoteEscrow:
 
     def deposit(self, upload: Upload) -> str:
         """See `contracts.api.Escrow.deposit`."""
-        patience = _Patience(self.ended, self.warn)
+        patience = Patience(self.ended, self.warn)
         while True:
             offset: int = self._ask(self.stub.Received, pb.ReceivedRequest(upload=upload.token)).size
             patience.at(offset)
@@ -148,7 +111,7 @@ class RemoteEscrow:
 
     def contracts(self) -> tuple[CaseView, ...]:
         """See `contracts.api.Escrow.contracts`."""
-        patience = _Patience(self.ended)
+        patience = Patience(self.ended)
         while True:
             try:
                 return tuple(convert.from_case(each.case) for each in self._listen(self.stub.List, pb.ListRequest()))
@@ -157,7 +120,7 @@ class RemoteEscrow:
 
     def collect(self, contract: str, offset: int = 0) -> Iterator[bytes]:
         """See `contracts.api.Escrow.collect`."""
-        patience = _Patience(self.ended)
+        patience = Patience(self.ended)
         while True:
             patience.at(offset)
             try:
@@ -172,7 +135,7 @@ class RemoteEscrow:
 
     def watch(self, since: int) -> Iterator[Event]:
         """See `contracts.api.Escrow.watch`. Goes on over lost connections until the escrow cannot be reached."""
-        patience, place, told = _Patience(self.ended), Place(since), 0
+        patience, place, told = Patience(self.ended), Place(since), 0
         while not self.ended.is_set():
             patience.at(told)
             try:
@@ -252,66 +215,6 @@ def _within_package(size: int) -> int:
     return size
 
 
-class Place:
-    """Where a listener is. One entry may change several contracts, so listening goes on at the entry heard last.
-
-    Attributes:
-        since: the ledger index to listen from.
-    """
-
-    def __init__(self, since: int) -> None:
-        self.since = since
-        self._contracts: set[str] = set()  # of which that entry was heard
-
-    def moves(self, event: Event) -> bool:
-        """Whether this event was not heard before; now it was."""
-        if event.index > self.since:
-            self.since, self._contracts = event.index, set()
-        if event.index < self.since or event.contract in self._contracts:
-            return False
-        self._contracts.add(event.contract)
-        return True
-
-
-class _Patience:
-    """Counts how often a stream was cut off without progress, and waits a while before the next attempt.
-
-    Where an earlier transfer of the same upload still has the place, it is waited for as long as the escrow may take to
-    notice that its line is dead.
-    """
-
-    def __init__(self, ended: threading.Event, warn: Warn = unwarned) -> None:
-        self._ended, self._warn = ended, warn
-        self._place, self._failed, self._begun = -1, 0, time.monotonic()
-        self._busy = 0.0  # seconds waited for the place
-
-    def at(self, place: int) -> None:
-        """Where the stream goes on."""
-        now = time.monotonic()
-        if place > self._place or now - self._begun > STEADY_SECONDS:
-            self._place, self._failed = place, 0
-        self._begun = now
-
-    def again(self, error: EscrowError) -> None:
-        """Wait, and try again after a lost connection, or give up and raise the error."""
-        if error.code == "upload-busy" and self._busy < BUSY_SECONDS:
-            self._wait_for_place()
-            return
-        self._failed += 1
-        if error.code not in _TRIED_AGAIN or self._failed == ATTEMPTS:
-            raise error
-        self._ended.wait(PAUSE_SECONDS * 3 ** (self._failed - 1))
-
-    def _wait_for_place(self) -> None:
-        if not self._busy:
-            self._warn(
-                "The escrow still holds the place of an earlier transfer of this file;"
-                f" waiting until it gives it back, at most {BUSY_SECONDS:.0f} s."
-            )
-        self._ended.wait(BUSY_PAUSE_SECONDS)
-        self._busy += BUSY_PAUSE_SECONDS
-
-
 class _Sending:
     """The messages of one upload. If the file cannot be read they end before its end, and `failed` says why."""
 
@@ -331,24 +234,3 @@ class _Sending:
 
 def _known(since: int) -> tuple[tuple[str, str], ...]:
     return (("seen-size", str(since)),)
-
-
-def failure(error: grpc.RpcError) -> EscrowError:
-    """What a failed call means for a bank."""
-    problem = next((each.value for each in error.trailing_metadata() or () if each.key == "problem-bin"), None)
-    if isinstance(problem, bytes):
-        return convert.from_problem(problem)
-    status, details = error.code(), error.details() or ""
-    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return EscrowError("escrow-slow", "The escrow did not answer in time.")
-    if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        large = "larger than" in details or "metadata size" in details
-        code = "message-refused" if large else "escrow-crowded"
-        return EscrowError(
-            code, "The message is larger than is taken." if large else "The escrow takes no more calls now."
-        )
-    if "CERTIFICATE_VERIFY_FAILED" in details:
-        return EscrowError("escrow-untrusted", "Whoever answers there does not hold the pinned escrow's certificate.")
-    if status in _LOST:
-        return EscrowError("escrow-unreachable", "The escrow cannot be reached, or the connection was lost.")
-    return EscrowError("message-refused", f"The escrow did not take the call ({status.name}).")

@@ -18,7 +18,8 @@ from contracts.signing import key_id, public_bytes
 from parties.certificates import Connection, Credentials, alone, certified, connection, current, due, trust
 from parties.enrol import always, enrol, meet
 from parties.identity import Identity, pinned
-from parties.remote import CALL_SECONDS, RemoteEscrow, Warn, unwarned
+from parties.patience import Warn, unwarned
+from parties.remote import CALL_SECONDS, RemoteEscrow
 from parties.witness import Witness
 
 _CHANGED: Final = frozenset({"escrow-untrusted", "escrow-unreachable"})

@@ -18,8 +18,9 @@ from escrow.core import Core
 from escrow.runtime.base import Runtime
 from escrow.server import Server
 from parties.certificates import Credentials, current
+from parties.channel import failure
 from parties.client import Client
-from parties.remote import RemoteEscrow, failure
+from parties.remote import RemoteEscrow
 from parties.witness import Witness
 from scenarios.consortium import ORIGIN, Consortium
 

@@ -20,7 +20,7 @@ from parties.cli.screen import moment, short
 from parties.client import Client
 from parties.identity import pinned
 from parties.offers import leaves
-from parties.remote import Place
+from parties.patience import Place
 
 PATIENCE: Final = 120.0  # seconds without a connection until it is given up
 LONGEST_WAIT: Final = 30.0

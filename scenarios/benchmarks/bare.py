@@ -15,7 +15,7 @@ import grpc
 
 from contracts.protocol import escrow_pb2 as pb
 from escrow.authority import Authority
-from parties.remote import open_channel
+from parties.channel import open_channel
 from scenarios.benchmarks.child import HOST, ORIGIN, serve
 
 SERVICE: Final = "model_escrow.benchmarks.Bare"

@@ -21,8 +21,8 @@ from escrow.hub import Watching
 from escrow.server import PARTIES, STRANGERS, Door
 from escrow.session import Session
 from parties.certificates import Credentials
+from parties.channel import failure
 from parties.client import Client
-from parties.remote import failure
 from scenarios import tiny
 from scenarios.consortium import ORIGIN, Consortium, Wire
 from tests import wire as line
@@ -205,9 +205,7 @@ def endless(self: Session, contract: str, offset: int = 0) -> Iterator[bytes]:
 
 def chatty(self: Session, since: int, still: Callable[[], object]) -> Watching:
     def look(index: int) -> list[Event]:
-        return [
-            Event(index=each, time=0, kind="x" * 4000, contract=CONTRACT) for each in range(index, index + 99)
-        ]
+        return [Event(index=each, time=0, kind="x" * 4000, contract=CONTRACT) for each in range(index, index + 99)]
 
     return Watching(self.core.hub, self.caller, since, look)
 

@@ -15,7 +15,7 @@ from contracts.protocol import escrow_pb2 as pb
 from contracts.protocol import escrow_pb2_grpc as stubs
 from contracts.signing import sign
 from escrow.front import Told
-from parties.remote import failure
+from parties.channel import failure
 from scenarios import hostile, tiny
 from scenarios.consortium import Consortium, Wire
 from tests import wire as line

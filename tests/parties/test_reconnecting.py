@@ -178,7 +178,7 @@ def test_no_more_is_taken_than_a_package_can_hold(
 def test_a_place_that_a_dead_line_holds_is_waited_for(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch, clock: tiny.Clock
 ) -> None:
-    monkeypatch.setattr("parties.remote.BUSY_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("parties.patience.BUSY_PAUSE_SECONDS", 0.1)
     north = consortium.banks["north"]
     new = seal_table(tiny.tables(0, "north", banks=2)[0], "train", tiny.SCHEMA, north.folder)
     begun, noticed, told = threading.Event(), threading.Event(), list[str]()
