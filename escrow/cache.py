@@ -20,6 +20,10 @@ AT_MOST: Final = 8 << 20
 """Bytes of documents; parsed, they take some seven times as much memory."""
 
 
+NODES_AT_MOST: Final = 1 << 14
+"""Entries whose hashes are kept: some 3 MiB."""
+
+
 class Kept(NamedTuple):
     """A record and the length of its document in bytes."""
 
@@ -104,4 +108,35 @@ class Cache:
             self._size -= oldest.size
 
 
-__all__ = ["Cache", "Kept"]
+class Nodes:
+    """The tree's hashes by the entry at which they end. They never change, so what is here is right. Thread-safe."""
+
+    def __init__(self, at_most: int = NODES_AT_MOST) -> None:
+        self._at_most = at_most
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+
+    def get(self, positions: Iterable[int]) -> dict[int, bytes]:
+        """Those that are here."""
+        found = {}
+        with self._lock:
+            for position in positions:
+                if (hashes := self._kept.get(position)) is not None:
+                    self._kept.move_to_end(position)
+                    found[position] = hashes
+        return found
+
+    def put(self, committed: Mapping[int, bytes]) -> None:
+        """Keep the hashes of committed entries."""
+        with self._lock:
+            self._kept.update(committed)
+            while len(self._kept) > self._at_most:
+                self._kept.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._kept.clear()
+
+
+__all__ = ["Cache", "Kept", "Nodes"]

@@ -29,7 +29,7 @@ from contracts.records import (
     party_record,
 )
 from contracts.signing import Envelope, Signer, sign, verify
-from contracts.statements import ByEscrow, EnrolmentRequest, Statement, read
+from contracts.statements import ByEscrow, EnrolmentRequest, Statement
 from escrow import home
 from escrow.age import recipient_of
 from escrow.authority import Authority
@@ -154,16 +154,16 @@ class Core:
 
     def state(self, statement: ByEscrow | Statement) -> Appended:
         """Sign a statement of the escrow and put it on the ledger."""
-        return self._append(sign(statement.payload(), self.signer))
+        return self._append(sign(statement.payload(), self.signer), statement)
 
-    def _append(self, envelope: Envelope) -> Appended:
+    def _append(self, envelope: Envelope, statement: Statement) -> Appended:
         """Append, and wake whom it concerns, with the records that changed: as they are now if it stood there before.
 
         Whoever sends a statement again may not know whether it was stored, and neither may the others have heard of it.
         """
-        appended = self.ledger.append(envelope, self.now())
+        appended = self.ledger.append(envelope, self.now(), statement)
         if not appended.changed:
-            appended = replace(appended, changed=tuple(self._touched(read(envelope.payload))))
+            appended = replace(appended, changed=tuple(self._touched(statement)))
         if concerned := {name for record in appended.changed for name in _concerned(record)}:
             self.hub.tell(concerned)
         return appended
@@ -237,12 +237,12 @@ class Core:
         """The ledger's head as a signed note."""
         return self.ledger.head(self.origin, self.signer)
 
-    def accept(self, envelope: Envelope) -> Receipt:
-        """Put a party's statement on the ledger and do what follows from it.
+    def accept(self, envelope: Envelope, statement: Statement) -> Receipt:
+        """Put a party's statement, which was read from the envelope, on the ledger and do what follows from it.
 
         What follows may fail, for want of room say: the statement stands all the same, and the scheduler tries again.
         """
-        appended = self._append(envelope)
+        appended = self._append(envelope, statement)
         self._after(appended)
         return self._receipt(appended, envelope)
 

@@ -19,16 +19,18 @@ from contracts.rules import wanted
 from contracts.signing import Envelope, Signer
 from contracts.statements import Statement, read
 from contracts.transparency import (
+    HASH_BYTES,
     Checkpoint,
-    Fetch,
+    Node,
     Tree,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
+    node_row,
     sign_note,
 )
 from escrow import rows
-from escrow.cache import Cache
+from escrow.cache import Cache, Nodes
 from escrow.engine import Database
 from escrow.migrations import migrate
 from escrow.tables import entry_row, read_key
@@ -75,7 +77,7 @@ class Ledger:
                 process writes to it.
         """
         self.database = Database(url)
-        self._cache = Cache()
+        self._cache, self._nodes = Cache(), Nodes()
         self._tree = Tree()  # of the committed entries
         self._noted: _Noted | None = None
         try:
@@ -97,12 +99,13 @@ class Ledger:
         with self.database.turn() as connection, connection.begin():
             yield connection
 
-    def append(self, envelope: Envelope, now: int) -> Appended:
+    def append(self, envelope: Envelope, now: int, statement: Statement | None = None) -> Appended:
         """Verify, validate, append and apply one statement in one transaction. Idempotent by the envelope's digest.
 
         Args:
             envelope: the signed statement.
             now: the clock, whole seconds since 1970; an entry is never earlier than the one before.
+            statement: what `read` gave for the envelope's payload, if it was read before.
 
         Raises:
             EscrowError: the statement is refused, or `storage-full`, and nothing was stored; or `database-unreachable`,
@@ -110,25 +113,27 @@ class Ledger:
         """
         with self.database.turn() as connection, connection.begin() as transaction:
             tree, clock = self._standing(connection)
-            known = connection.execute(rows.KNOWN, {"digest": envelope.digest}).first()
+            known = rows.first(connection, rows.KNOWN, digest=envelope.digest)
             if known:
                 return Appended(known.position, known.time, ())
-            statement = read(envelope.payload)
+            statement = read(envelope.payload) if statement is None else statement
             records = self._wanted(connection, statement)
             entry, changed = checked(records, envelope, index=tree.size, time=max(now, clock), statement=statement)
-            tree = add_entry(connection, tree, envelope, entry.time)
+            tree, nodes = add_entry(connection, tree, envelope, entry.time)
             kept = rows.store(connection, entry, changed)
             with self._cache.committing(kept):
                 transaction.commit()
+            self._nodes.put({entry.index: nodes})
             self._tree = tree
         return Appended(entry.index, entry.time, changed)
 
     def _standing(self, connection: Connection) -> tuple[Tree, int]:
         """The tree of all entries and the time of the last, for the writer; read anew if they are not those known."""
-        last = connection.execute(rows.LAST).first()
+        last = rows.first(connection, rows.LAST)
         size = last.position + 1 if last else 0
         if self._tree.size != size:  # the outcome of a commit was unknown, or somebody else wrote
             self._cache.clear()
+            self._nodes.clear()
             self._tree = Tree.restore(size, rows.fetcher(connection))
         return self._tree, last.time if last else 0
 
@@ -149,7 +154,7 @@ class Ledger:
     def has(self, envelope: Envelope) -> bool:
         """Whether this very envelope stands on the ledger."""
         with self.database.reading() as connection:
-            return connection.execute(rows.KNOWN, {"digest": envelope.digest}).first() is not None
+            return rows.first(connection, rows.KNOWN, digest=envelope.digest) is not None
 
     def records(self, *keys: Key) -> dict[Key, Record]:
         """The named records that exist, all of one state."""
@@ -233,8 +238,8 @@ class Ledger:
         Raises:
             EscrowError: `proof-invalid` if there are fewer.
         """
-        with self._proving(size) as fetch:
-            return Tree.restore(size, fetch).root()
+        self._require(size)
+        return Tree.restore(size, self._fetch).root()
 
     def head(self, origin: str, signer: Signer) -> str:
         """The head as a signed note. Signatures are deterministic: one head, one note, signed once."""
@@ -253,8 +258,8 @@ class Ledger:
         Raises:
             EscrowError: `proof-invalid` if there is no such entry, or are fewer entries.
         """
-        with self._proving(size) as fetch:
-            return inclusion_proof(index, size, fetch)
+        self._require(size)
+        return inclusion_proof(index, size, self._fetch)
 
     def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
         """Proof that the first `new` entries begin with the first `old` ones.
@@ -262,23 +267,33 @@ class Ledger:
         Raises:
             EscrowError: `proof-invalid` if `old` is beyond `new`, or there are fewer entries than `new`.
         """
-        with self._proving(new) as fetch:
-            return consistency_proof(old, new, fetch)
+        self._require(new)
+        return consistency_proof(old, new, self._fetch)
 
-    @contextmanager
-    def _proving(self, size: int) -> Iterator[Fetch]:
+    def _require(self, size: int) -> None:
         if size > self._tree.size:
             raise EscrowError("proof-invalid", f"The ledger has {self._tree.size} entries, fewer than {size}.")
-        with self.database.reading() as connection:
-            yield rows.fetcher(connection)
+
+    def _fetch(self, nodes: Sequence[Node]) -> list[bytes]:
+        """The hashes of subtrees: those near the ledger's end, and those that all proofs share, are in memory."""
+        places = [node_row(*node) for node in nodes]
+        wanted = {row for row, _ in places}
+        held = self._nodes.get(wanted)
+        if missing := wanted - held.keys():
+            with self.database.reading() as connection:
+                loaded = rows.nodes(connection, missing)
+            self._nodes.put(loaded)
+            held |= loaded
+        return [held[row][level * HASH_BYTES : (level + 1) * HASH_BYTES] for row, level in places]
 
 
-def add_entry(connection: Connection, tree: Tree, envelope: Envelope, time: int) -> Tree:
-    """Put a checked envelope after the `tree` of all entries before it; the tree with it."""
+def add_entry(connection: Connection, tree: Tree, envelope: Envelope, time: int) -> tuple[Tree, bytes]:
+    """Put a checked envelope after the `tree` of all entries before it; the tree with it, and what ends with it."""
     data = leaf(envelope, time)
     grown, nodes = tree.append(leaf_hash(data))
-    rows.store_entry(connection, entry_row(tree.size, envelope.digest, time, data, nodes))
-    return grown
+    row = entry_row(tree.size, envelope.digest, time, data, nodes)
+    rows.store_entry(connection, row)
+    return grown, row["nodes"]
 
 
 __all__ = ["Appended", "Happened", "Ledger", "add_entry"]

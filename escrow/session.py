@@ -66,7 +66,7 @@ class Session:
             raise EscrowError("not-permitted", f"{self.caller} may submit its own statements only.")
         if isinstance(statement, st.DataDeposited | st.ContractProposed) and not self.core.ledger.has(signed):
             self._sound(statement)
-        return self.core.accept(signed)
+        return self.core.accept(signed, statement)
 
     def admitted(self, *, reading: bool = False) -> None:
         """Refuse a caller whose admission was revoked, and one that only audits unless it is about `reading`."""
@@ -142,6 +142,8 @@ class Session:
         case = self._case(contract)
         if case.state is not State.RELEASED:
             raise EscrowError("not-released", f"The contract is {case.state}.")
+        if self.caller not in case.packages:
+            raise EscrowError("not-permitted", f"The contract has no release for {self.caller}.")
         return _chunks(self.core.vault, case.packages[self.caller], offset)
 
     def watch(self, since: int, still: Callable[[], object] | None = None) -> Watching:

@@ -76,7 +76,7 @@ def _appended(path: Path, statements: Sequence[Envelope]) -> float:
     begin = time.perf_counter()
     for envelope in statements:
         with ledger.writing() as connection:
-            tree = add_entry(connection, tree, envelope, 0)
+            tree, _ = add_entry(connection, tree, envelope, 0)
     passed = time.perf_counter() - begin
     ledger.close()
     return passed

@@ -73,7 +73,8 @@ def test_the_operator_cannot_approve(consortium: Consortium, refused: Any) -> No
     digest = tiny.proposed(consortium)
     harbour = consortium.banks["harbour"]
     with refused("signature-invalid"):
-        consortium.core.accept(sign(hostile.approval(harbour, digest).payload(), consortium.core.signer))
+        statement = hostile.approval(harbour, digest)
+        consortium.core.accept(sign(statement.payload(), consortium.core.signer), statement)
 
 
 def test_an_altered_approval_is_refused(consortium: Consortium, refused: Any) -> None:

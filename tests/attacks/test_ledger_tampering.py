@@ -240,7 +240,7 @@ def test_a_bank_refuses_a_receipt_that_is_not_its_statements(replayed: Any, refu
     north, harbour = replayed.banks.values()
     other = harbour.revoke(harbour.escrow.deposits()[0].commitment)
     cheated = Client(north.home, north.identity, hostile.Rewound(north.escrow, other))
-    with refused("proof-invalid"):
+    with refused("ledger-tampered"):
         cheated.revoke(north.escrow.deposits()[0].commitment)
 
 
