@@ -4,112 +4,115 @@
 # source: contracts/protocol/escrow.proto
 # Protobuf Python Version: 6.33.5
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 33, 5, "", "contracts/protocol/escrow.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    33,
+    5,
+    '',
+    'contracts/protocol/escrow.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x1f\x63ontracts/protocol/escrow.proto\x12\x0fmodel_escrow.v1"G\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x04 \x03(\t"\x10\n\x0eGetCardRequest"\x1f\n\x0fGetCardResponse\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\x0c"4\n\x0c\x45nrolRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c"6\n\rEnrolResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c"\r\n\x0bInfoRequest"\xc2\x01\n\x0cInfoResponse\x12\x0e\n\x06ledger\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\t\x12;\n\x07workers\x18\x03 \x03(\x0b\x32*.model_escrow.v1.InfoResponse.WorkersEntry\x12\x0f\n\x07methods\x18\x04 \x03(\t\x12\x10\n\x08sealings\x18\x05 \x03(\t\x1a.\n\x0cWorkersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"\x12\n\x10\x44irectoryRequest"<\n\x11\x44irectoryResponse\x12\'\n\x07parties\x18\x01 \x03(\x0b\x32\x16.model_escrow.v1.Party")\n\x05Party\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x0f\n\x07revoked\x18\x02 \x01(\x08"!\n\rSubmitRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c"\\\n\x0eSubmitResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04time\x18\x02 \x01(\x04\x12\x10\n\x08\x65nvelope\x18\x03 \x01(\t\x12\x0c\n\x04head\x18\x04 \x01(\t\x12\r\n\x05proof\x18\x05 \x03(\x0c"!\n\x0fReceivedRequest\x12\x0e\n\x06upload\x18\x01 \x01(\t" \n\x10ReceivedResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04"\x84\x01\n\x0e\x44\x65positRequest\x12.\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x1d.model_escrow.v1.DepositBeginH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12*\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1b.model_escrow.v1.DepositEndH\x00\x42\x06\n\x04part".\n\x0c\x44\x65positBegin\x12\x0e\n\x06upload\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04"\x1c\n\nDepositEnd\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t"!\n\x0f\x44\x65positResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t"\x11\n\x0f\x44\x65positsRequest"D\n\x10\x44\x65positsResponse\x12\x30\n\x08\x64\x65posits\x18\x01 \x03(\x0b\x32\x1e.model_escrow.v1.StatedDeposit"\xb2\x01\n\rStatedDeposit\x12\r\n\x05party\x18\x01 \x01(\t\x12\x0c\n\x04part\x18\x02 \x01(\t\x12\x12\n\ncommitment\x18\x03 \x01(\t\x12\x0e\n\x06schema\x18\x04 \x01(\t\x12\x11\n\x04rows\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\tpositives\x18\x06 \x01(\x04H\x01\x88\x01\x01\x12\x0f\n\x07revoked\x18\x07 \x01(\x08\x12\r\n\x05looks\x18\x08 \x01(\x04\x42\x07\n\x05_rowsB\x0c\n\n_positives"\x1f\n\x0bViewRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t"3\n\x0cViewResponse\x12#\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x15.model_escrow.v1.Case"\r\n\x0bListRequest"3\n\x0cListResponse\x12#\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x15.model_escrow.v1.Case"\x88\x02\n\x04\x43\x61se\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08\x63ontract\x18\x02 \x01(\x0c\x12\x10\n\x08proposer\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04turn\x18\x06 \x03(\t\x12\x1a\n\rrun_recipient\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08\x61pproved\x18\x08 \x03(\t\x12\x0b\n\x03run\x18\t \x01(\x04\x12\x0e\n\x06stages\x18\n \x03(\t\x12\x14\n\x07verdict\x18\x0b \x01(\tH\x01\x88\x01\x01\x12\x14\n\x07package\x18\x0c \x01(\tH\x02\x88\x01\x01\x42\x10\n\x0e_run_recipientB\n\n\x08_verdictB\n\n\x08_package"\x1d\n\x0cWatchRequest\x12\r\n\x05since\x18\x01 \x01(\x04"L\n\rWatchResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04time\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x10\n\x08\x63ontract\x18\x04 \x01(\t"2\n\x0e\x43ollectRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04"\x1f\n\x0f\x43ollectResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c"\r\n\x0bHeadRequest"\x1c\n\x0cHeadResponse\x12\x0c\n\x04note\x18\x01 \x01(\t"-\n\x0e\x45ntriesRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0c\n\x04stop\x18\x02 \x01(\x04"!\n\x0f\x45ntriesResponse\x12\x0e\n\x06leaves\x18\x01 \x03(\x0c"/\n\x10InclusionRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04""\n\x11InclusionResponse\x12\r\n\x05proof\x18\x01 \x03(\x0c".\n\x12\x43onsistencyRequest\x12\x0b\n\x03old\x18\x01 \x01(\x04\x12\x0b\n\x03new\x18\x02 \x01(\x04"$\n\x13\x43onsistencyResponse\x12\r\n\x05proof\x18\x01 \x03(\x0c\x32\xa1\x01\n\tEnrolment\x12L\n\x07GetCard\x12\x1f.model_escrow.v1.GetCardRequest\x1a .model_escrow.v1.GetCardResponse\x12\x46\n\x05\x45nrol\x12\x1d.model_escrow.v1.EnrolRequest\x1a\x1e.model_escrow.v1.EnrolResponse2\xc5\x08\n\x06\x45scrow\x12\x43\n\x04Info\x12\x1c.model_escrow.v1.InfoRequest\x1a\x1d.model_escrow.v1.InfoResponse\x12R\n\tDirectory\x12!.model_escrow.v1.DirectoryRequest\x1a".model_escrow.v1.DirectoryResponse\x12I\n\x06Submit\x12\x1e.model_escrow.v1.SubmitRequest\x1a\x1f.model_escrow.v1.SubmitResponse\x12O\n\x08Received\x12 .model_escrow.v1.ReceivedRequest\x1a!.model_escrow.v1.ReceivedResponse\x12N\n\x07\x44\x65posit\x12\x1f.model_escrow.v1.DepositRequest\x1a .model_escrow.v1.DepositResponse(\x01\x12O\n\x08\x44\x65posits\x12 .model_escrow.v1.DepositsRequest\x1a!.model_escrow.v1.DepositsResponse\x12\x43\n\x04View\x12\x1c.model_escrow.v1.ViewRequest\x1a\x1d.model_escrow.v1.ViewResponse\x12\x45\n\x04List\x12\x1c.model_escrow.v1.ListRequest\x1a\x1d.model_escrow.v1.ListResponse0\x01\x12H\n\x05Watch\x12\x1d.model_escrow.v1.WatchRequest\x1a\x1e.model_escrow.v1.WatchResponse0\x01\x12N\n\x07\x43ollect\x12\x1f.model_escrow.v1.CollectRequest\x1a .model_escrow.v1.CollectResponse0\x01\x12\x43\n\x04Head\x12\x1c.model_escrow.v1.HeadRequest\x1a\x1d.model_escrow.v1.HeadResponse\x12L\n\x07\x45ntries\x12\x1f.model_escrow.v1.EntriesRequest\x1a .model_escrow.v1.EntriesResponse\x12R\n\tInclusion\x12!.model_escrow.v1.InclusionRequest\x1a".model_escrow.v1.InclusionResponse\x12X\n\x0b\x43onsistency\x12#.model_escrow.v1.ConsistencyRequest\x1a$.model_escrow.v1.ConsistencyResponseb\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63ontracts/protocol/escrow.proto\x12\x0fmodel_escrow.v1\"G\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x04 \x03(\t\"\x10\n\x0eGetCardRequest\"\x1f\n\x0fGetCardResponse\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\x0c\"4\n\x0c\x45nrolRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\"6\n\rEnrolResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\"\r\n\x0bInfoRequest\"\xc2\x01\n\x0cInfoResponse\x12\x0e\n\x06ledger\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\t\x12;\n\x07workers\x18\x03 \x03(\x0b\x32*.model_escrow.v1.InfoResponse.WorkersEntry\x12\x0f\n\x07methods\x18\x04 \x03(\t\x12\x10\n\x08sealings\x18\x05 \x03(\t\x1a.\n\x0cWorkersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x12\n\x10\x44irectoryRequest\"<\n\x11\x44irectoryResponse\x12\'\n\x07parties\x18\x01 \x03(\x0b\x32\x16.model_escrow.v1.Party\")\n\x05Party\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x0f\n\x07revoked\x18\x02 \x01(\x08\"!\n\rSubmitRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"\\\n\x0eSubmitResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04time\x18\x02 \x01(\x04\x12\x10\n\x08\x65nvelope\x18\x03 \x01(\t\x12\x0c\n\x04head\x18\x04 \x01(\t\x12\r\n\x05proof\x18\x05 \x03(\x0c\"!\n\x0fReceivedRequest\x12\x0e\n\x06upload\x18\x01 \x01(\t\" \n\x10ReceivedResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\"\x84\x01\n\x0e\x44\x65positRequest\x12.\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x1d.model_escrow.v1.DepositBeginH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12*\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1b.model_escrow.v1.DepositEndH\x00\x42\x06\n\x04part\".\n\x0c\x44\x65positBegin\x12\x0e\n\x06upload\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x1c\n\nDepositEnd\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"!\n\x0f\x44\x65positResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x11\n\x0f\x44\x65positsRequest\"D\n\x10\x44\x65positsResponse\x12\x30\n\x08\x64\x65posits\x18\x01 \x03(\x0b\x32\x1e.model_escrow.v1.StatedDeposit\"\xb2\x01\n\rStatedDeposit\x12\r\n\x05party\x18\x01 \x01(\t\x12\x0c\n\x04part\x18\x02 \x01(\t\x12\x12\n\ncommitment\x18\x03 \x01(\t\x12\x0e\n\x06schema\x18\x04 \x01(\t\x12\x11\n\x04rows\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\tpositives\x18\x06 \x01(\x04H\x01\x88\x01\x01\x12\x0f\n\x07revoked\x18\x07 \x01(\x08\x12\r\n\x05looks\x18\x08 \x01(\x04\x42\x07\n\x05_rowsB\x0c\n\n_positives\"\x1f\n\x0bViewRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\"3\n\x0cViewResponse\x12#\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x15.model_escrow.v1.Case\"\r\n\x0bListRequest\"3\n\x0cListResponse\x12#\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x15.model_escrow.v1.Case\"\x88\x02\n\x04\x43\x61se\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08\x63ontract\x18\x02 \x01(\x0c\x12\x10\n\x08proposer\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04turn\x18\x06 \x03(\t\x12\x1a\n\rrun_recipient\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08\x61pproved\x18\x08 \x03(\t\x12\x0b\n\x03run\x18\t \x01(\x04\x12\x0e\n\x06stages\x18\n \x03(\t\x12\x14\n\x07verdict\x18\x0b \x01(\tH\x01\x88\x01\x01\x12\x14\n\x07package\x18\x0c \x01(\tH\x02\x88\x01\x01\x42\x10\n\x0e_run_recipientB\n\n\x08_verdictB\n\n\x08_package\"\x1d\n\x0cWatchRequest\x12\r\n\x05since\x18\x01 \x01(\x04\"L\n\rWatchResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04time\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x10\n\x08\x63ontract\x18\x04 \x01(\t\"2\n\x0e\x43ollectRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x1f\n\x0f\x43ollectResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\r\n\x0bHeadRequest\"\x1c\n\x0cHeadResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"-\n\x0e\x45ntriesRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0c\n\x04stop\x18\x02 \x01(\x04\"!\n\x0f\x45ntriesResponse\x12\x0e\n\x06leaves\x18\x01 \x03(\x0c\"/\n\x10InclusionRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\"\n\x11InclusionResponse\x12\r\n\x05proof\x18\x01 \x03(\x0c\".\n\x12\x43onsistencyRequest\x12\x0b\n\x03old\x18\x01 \x01(\x04\x12\x0b\n\x03new\x18\x02 \x01(\x04\"$\n\x13\x43onsistencyResponse\x12\r\n\x05proof\x18\x01 \x03(\x0c\x32\xa1\x01\n\tEnrolment\x12L\n\x07GetCard\x12\x1f.model_escrow.v1.GetCardRequest\x1a .model_escrow.v1.GetCardResponse\x12\x46\n\x05\x45nrol\x12\x1d.model_escrow.v1.EnrolRequest\x1a\x1e.model_escrow.v1.EnrolResponse2\xc5\x08\n\x06\x45scrow\x12\x43\n\x04Info\x12\x1c.model_escrow.v1.InfoRequest\x1a\x1d.model_escrow.v1.InfoResponse\x12R\n\tDirectory\x12!.model_escrow.v1.DirectoryRequest\x1a\".model_escrow.v1.DirectoryResponse\x12I\n\x06Submit\x12\x1e.model_escrow.v1.SubmitRequest\x1a\x1f.model_escrow.v1.SubmitResponse\x12O\n\x08Received\x12 .model_escrow.v1.ReceivedRequest\x1a!.model_escrow.v1.ReceivedResponse\x12N\n\x07\x44\x65posit\x12\x1f.model_escrow.v1.DepositRequest\x1a .model_escrow.v1.DepositResponse(\x01\x12O\n\x08\x44\x65posits\x12 .model_escrow.v1.DepositsRequest\x1a!.model_escrow.v1.DepositsResponse\x12\x43\n\x04View\x12\x1c.model_escrow.v1.ViewRequest\x1a\x1d.model_escrow.v1.ViewResponse\x12\x45\n\x04List\x12\x1c.model_escrow.v1.ListRequest\x1a\x1d.model_escrow.v1.ListResponse0\x01\x12H\n\x05Watch\x12\x1d.model_escrow.v1.WatchRequest\x1a\x1e.model_escrow.v1.WatchResponse0\x01\x12N\n\x07\x43ollect\x12\x1f.model_escrow.v1.CollectRequest\x1a .model_escrow.v1.CollectResponse0\x01\x12\x43\n\x04Head\x12\x1c.model_escrow.v1.HeadRequest\x1a\x1d.model_escrow.v1.HeadResponse\x12L\n\x07\x45ntries\x12\x1f.model_escrow.v1.EntriesRequest\x1a .model_escrow.v1.EntriesResponse\x12R\n\tInclusion\x12!.model_escrow.v1.InclusionRequest\x1a\".model_escrow.v1.InclusionResponse\x12X\n\x0b\x43onsistency\x12#.model_escrow.v1.ConsistencyRequest\x1a$.model_escrow.v1.ConsistencyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "contracts.protocol.escrow_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contracts.protocol.escrow_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_INFORESPONSE_WORKERSENTRY"]._loaded_options = None
-    _globals["_INFORESPONSE_WORKERSENTRY"]._serialized_options = b"8\001"
-    _globals["_PROBLEM"]._serialized_start = 52
-    _globals["_PROBLEM"]._serialized_end = 123
-    _globals["_GETCARDREQUEST"]._serialized_start = 125
-    _globals["_GETCARDREQUEST"]._serialized_end = 141
-    _globals["_GETCARDRESPONSE"]._serialized_start = 143
-    _globals["_GETCARDRESPONSE"]._serialized_end = 174
-    _globals["_ENROLREQUEST"]._serialized_start = 176
-    _globals["_ENROLREQUEST"]._serialized_end = 228
-    _globals["_ENROLRESPONSE"]._serialized_start = 230
-    _globals["_ENROLRESPONSE"]._serialized_end = 284
-    _globals["_INFOREQUEST"]._serialized_start = 286
-    _globals["_INFOREQUEST"]._serialized_end = 299
-    _globals["_INFORESPONSE"]._serialized_start = 302
-    _globals["_INFORESPONSE"]._serialized_end = 496
-    _globals["_INFORESPONSE_WORKERSENTRY"]._serialized_start = 450
-    _globals["_INFORESPONSE_WORKERSENTRY"]._serialized_end = 496
-    _globals["_DIRECTORYREQUEST"]._serialized_start = 498
-    _globals["_DIRECTORYREQUEST"]._serialized_end = 516
-    _globals["_DIRECTORYRESPONSE"]._serialized_start = 518
-    _globals["_DIRECTORYRESPONSE"]._serialized_end = 578
-    _globals["_PARTY"]._serialized_start = 580
-    _globals["_PARTY"]._serialized_end = 621
-    _globals["_SUBMITREQUEST"]._serialized_start = 623
-    _globals["_SUBMITREQUEST"]._serialized_end = 656
-    _globals["_SUBMITRESPONSE"]._serialized_start = 658
-    _globals["_SUBMITRESPONSE"]._serialized_end = 750
-    _globals["_RECEIVEDREQUEST"]._serialized_start = 752
-    _globals["_RECEIVEDREQUEST"]._serialized_end = 785
-    _globals["_RECEIVEDRESPONSE"]._serialized_start = 787
-    _globals["_RECEIVEDRESPONSE"]._serialized_end = 819
-    _globals["_DEPOSITREQUEST"]._serialized_start = 822
-    _globals["_DEPOSITREQUEST"]._serialized_end = 954
-    _globals["_DEPOSITBEGIN"]._serialized_start = 956
-    _globals["_DEPOSITBEGIN"]._serialized_end = 1002
-    _globals["_DEPOSITEND"]._serialized_start = 1004
-    _globals["_DEPOSITEND"]._serialized_end = 1032
-    _globals["_DEPOSITRESPONSE"]._serialized_start = 1034
-    _globals["_DEPOSITRESPONSE"]._serialized_end = 1067
-    _globals["_DEPOSITSREQUEST"]._serialized_start = 1069
-    _globals["_DEPOSITSREQUEST"]._serialized_end = 1086
-    _globals["_DEPOSITSRESPONSE"]._serialized_start = 1088
-    _globals["_DEPOSITSRESPONSE"]._serialized_end = 1156
-    _globals["_STATEDDEPOSIT"]._serialized_start = 1159
-    _globals["_STATEDDEPOSIT"]._serialized_end = 1337
-    _globals["_VIEWREQUEST"]._serialized_start = 1339
-    _globals["_VIEWREQUEST"]._serialized_end = 1370
-    _globals["_VIEWRESPONSE"]._serialized_start = 1372
-    _globals["_VIEWRESPONSE"]._serialized_end = 1423
-    _globals["_LISTREQUEST"]._serialized_start = 1425
-    _globals["_LISTREQUEST"]._serialized_end = 1438
-    _globals["_LISTRESPONSE"]._serialized_start = 1440
-    _globals["_LISTRESPONSE"]._serialized_end = 1491
-    _globals["_CASE"]._serialized_start = 1494
-    _globals["_CASE"]._serialized_end = 1758
-    _globals["_WATCHREQUEST"]._serialized_start = 1760
-    _globals["_WATCHREQUEST"]._serialized_end = 1789
-    _globals["_WATCHRESPONSE"]._serialized_start = 1791
-    _globals["_WATCHRESPONSE"]._serialized_end = 1867
-    _globals["_COLLECTREQUEST"]._serialized_start = 1869
-    _globals["_COLLECTREQUEST"]._serialized_end = 1919
-    _globals["_COLLECTRESPONSE"]._serialized_start = 1921
-    _globals["_COLLECTRESPONSE"]._serialized_end = 1952
-    _globals["_HEADREQUEST"]._serialized_start = 1954
-    _globals["_HEADREQUEST"]._serialized_end = 1967
-    _globals["_HEADRESPONSE"]._serialized_start = 1969
-    _globals["_HEADRESPONSE"]._serialized_end = 1997
-    _globals["_ENTRIESREQUEST"]._serialized_start = 1999
-    _globals["_ENTRIESREQUEST"]._serialized_end = 2044
-    _globals["_ENTRIESRESPONSE"]._serialized_start = 2046
-    _globals["_ENTRIESRESPONSE"]._serialized_end = 2079
-    _globals["_INCLUSIONREQUEST"]._serialized_start = 2081
-    _globals["_INCLUSIONREQUEST"]._serialized_end = 2128
-    _globals["_INCLUSIONRESPONSE"]._serialized_start = 2130
-    _globals["_INCLUSIONRESPONSE"]._serialized_end = 2164
-    _globals["_CONSISTENCYREQUEST"]._serialized_start = 2166
-    _globals["_CONSISTENCYREQUEST"]._serialized_end = 2212
-    _globals["_CONSISTENCYRESPONSE"]._serialized_start = 2214
-    _globals["_CONSISTENCYRESPONSE"]._serialized_end = 2250
-    _globals["_ENROLMENT"]._serialized_start = 2253
-    _globals["_ENROLMENT"]._serialized_end = 2414
-    _globals["_ESCROW"]._serialized_start = 2417
-    _globals["_ESCROW"]._serialized_end = 3510
+  DESCRIPTOR._loaded_options = None
+  _globals['_INFORESPONSE_WORKERSENTRY']._loaded_options = None
+  _globals['_INFORESPONSE_WORKERSENTRY']._serialized_options = b'8\001'
+  _globals['_PROBLEM']._serialized_start=52
+  _globals['_PROBLEM']._serialized_end=123
+  _globals['_GETCARDREQUEST']._serialized_start=125
+  _globals['_GETCARDREQUEST']._serialized_end=141
+  _globals['_GETCARDRESPONSE']._serialized_start=143
+  _globals['_GETCARDRESPONSE']._serialized_end=174
+  _globals['_ENROLREQUEST']._serialized_start=176
+  _globals['_ENROLREQUEST']._serialized_end=228
+  _globals['_ENROLRESPONSE']._serialized_start=230
+  _globals['_ENROLRESPONSE']._serialized_end=284
+  _globals['_INFOREQUEST']._serialized_start=286
+  _globals['_INFOREQUEST']._serialized_end=299
+  _globals['_INFORESPONSE']._serialized_start=302
+  _globals['_INFORESPONSE']._serialized_end=496
+  _globals['_INFORESPONSE_WORKERSENTRY']._serialized_start=450
+  _globals['_INFORESPONSE_WORKERSENTRY']._serialized_end=496
+  _globals['_DIRECTORYREQUEST']._serialized_start=498
+  _globals['_DIRECTORYREQUEST']._serialized_end=516
+  _globals['_DIRECTORYRESPONSE']._serialized_start=518
+  _globals['_DIRECTORYRESPONSE']._serialized_end=578
+  _globals['_PARTY']._serialized_start=580
+  _globals['_PARTY']._serialized_end=621
+  _globals['_SUBMITREQUEST']._serialized_start=623
+  _globals['_SUBMITREQUEST']._serialized_end=656
+  _globals['_SUBMITRESPONSE']._serialized_start=658
+  _globals['_SUBMITRESPONSE']._serialized_end=750
+  _globals['_RECEIVEDREQUEST']._serialized_start=752
+  _globals['_RECEIVEDREQUEST']._serialized_end=785
+  _globals['_RECEIVEDRESPONSE']._serialized_start=787
+  _globals['_RECEIVEDRESPONSE']._serialized_end=819
+  _globals['_DEPOSITREQUEST']._serialized_start=822
+  _globals['_DEPOSITREQUEST']._serialized_end=954
+  _globals['_DEPOSITBEGIN']._serialized_start=956
+  _globals['_DEPOSITBEGIN']._serialized_end=1002
+  _globals['_DEPOSITEND']._serialized_start=1004
+  _globals['_DEPOSITEND']._serialized_end=1032
+  _globals['_DEPOSITRESPONSE']._serialized_start=1034
+  _globals['_DEPOSITRESPONSE']._serialized_end=1067
+  _globals['_DEPOSITSREQUEST']._serialized_start=1069
+  _globals['_DEPOSITSREQUEST']._serialized_end=1086
+  _globals['_DEPOSITSRESPONSE']._serialized_start=1088
+  _globals['_DEPOSITSRESPONSE']._serialized_end=1156
+  _globals['_STATEDDEPOSIT']._serialized_start=1159
+  _globals['_STATEDDEPOSIT']._serialized_end=1337
+  _globals['_VIEWREQUEST']._serialized_start=1339
+  _globals['_VIEWREQUEST']._serialized_end=1370
+  _globals['_VIEWRESPONSE']._serialized_start=1372
+  _globals['_VIEWRESPONSE']._serialized_end=1423
+  _globals['_LISTREQUEST']._serialized_start=1425
+  _globals['_LISTREQUEST']._serialized_end=1438
+  _globals['_LISTRESPONSE']._serialized_start=1440
+  _globals['_LISTRESPONSE']._serialized_end=1491
+  _globals['_CASE']._serialized_start=1494
+  _globals['_CASE']._serialized_end=1758
+  _globals['_WATCHREQUEST']._serialized_start=1760
+  _globals['_WATCHREQUEST']._serialized_end=1789
+  _globals['_WATCHRESPONSE']._serialized_start=1791
+  _globals['_WATCHRESPONSE']._serialized_end=1867
+  _globals['_COLLECTREQUEST']._serialized_start=1869
+  _globals['_COLLECTREQUEST']._serialized_end=1919
+  _globals['_COLLECTRESPONSE']._serialized_start=1921
+  _globals['_COLLECTRESPONSE']._serialized_end=1952
+  _globals['_HEADREQUEST']._serialized_start=1954
+  _globals['_HEADREQUEST']._serialized_end=1967
+  _globals['_HEADRESPONSE']._serialized_start=1969
+  _globals['_HEADRESPONSE']._serialized_end=1997
+  _globals['_ENTRIESREQUEST']._serialized_start=1999
+  _globals['_ENTRIESREQUEST']._serialized_end=2044
+  _globals['_ENTRIESRESPONSE']._serialized_start=2046
+  _globals['_ENTRIESRESPONSE']._serialized_end=2079
+  _globals['_INCLUSIONREQUEST']._serialized_start=2081
+  _globals['_INCLUSIONREQUEST']._serialized_end=2128
+  _globals['_INCLUSIONRESPONSE']._serialized_start=2130
+  _globals['_INCLUSIONRESPONSE']._serialized_end=2164
+  _globals['_CONSISTENCYREQUEST']._serialized_start=2166
+  _globals['_CONSISTENCYREQUEST']._serialized_end=2212
+  _globals['_CONSISTENCYRESPONSE']._serialized_start=2214
+  _globals['_CONSISTENCYRESPONSE']._serialized_end=2250
+  _globals['_ENROLMENT']._serialized_start=2253
+  _globals['_ENROLMENT']._serialized_end=2414
+  _globals['_ESCROW']._serialized_start=2417
+  _globals['_ESCROW']._serialized_end=3510
 # @@protoc_insertion_point(module_scope)
