@@ -283,6 +283,8 @@ class ProcessRuntime(Runtime):
     def sweep(self, keep: Collection[str] = ()) -> frozenset[str]:
         """See `Runtime.sweep`."""
         with self._duty:
+            if not self.root.exists():
+                return frozenset()
             names = {path.name.removeprefix(".") for path in self.root.iterdir()}
             ids = {name for name in names if base.is_job_id(name)}
             left = frozenset(job_id for job_id in ids & set(keep) if self.status(job_id).state is not State.ABSENT)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from contracts.statements import read
+from contracts.statements import Statement
 from escrow.core import Core
 from escrow.ledger import Appended, Ledger
 from escrow.runtime.base import Job
@@ -41,12 +41,11 @@ def armed(where: str) -> None:
         return
     append: Callable[..., Appended] = Ledger.append
 
-    def appended(self: Ledger, envelope: Any, now: int) -> Appended:
-        statement = read(envelope.payload)
+    def appended(self: Ledger, envelope: Any, now: int, statement: Statement) -> Appended:
         named = f"{statement.kind}/{getattr(statement, 'stage', '')}".rstrip("/") == what  # type: ignore[attr-defined]
         if named and moment == "before":
             die()
-        found = append(self, envelope, now)
+        found = append(self, envelope, now, statement)
         if named and found.changed:
             die()
         return found
