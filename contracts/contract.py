@@ -6,19 +6,19 @@ exist, too few positives, tests too fine for the bootstrap, disclosures wider th
 shown to parties in rounds without their saying so. Rules that need the ledger stand in `contracts.rules`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, ValidationError, field_validator, model_validator
 
-from contracts.canonical import canonical, digest
+from contracts.canonical import digest
 from contracts.clauses import Clause, Measured
 from contracts.computation import TWO_WAY, Computation, JointTraining
 from contracts.errors import EscrowError
 from contracts.schema import Schema
 from contracts.signing import KeyId
-from contracts.terms import Commitment, Digest, Name, Term
+from contracts.terms import Commitment, Digest, Document, Name, Term
 
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 Count = Annotated[int, Field(ge=1, le=2**40)]
@@ -117,7 +117,7 @@ class Limits(Term):
         return self
 
 
-class Contract(Term):
+class Contract(Document):
     """A whole contract, version 1."""
 
     contract: Literal[1]
@@ -240,26 +240,15 @@ class Contract(Term):
 
     def canonical(self) -> bytes:
         """The bytes that are signed."""
-        return self._form
+        return self.form
 
     def digest(self) -> Digest:
         """What an approval names."""
         return self._digest
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """See `pydantic.BaseModel.model_copy`; what was computed of this contract does not hold for the copy."""
-        copied = super().model_copy(update=update, deep=deep)
-        for computed in ("_form", "_digest"):
-            copied.__dict__.pop(computed, None)
-        return copied
-
-    @cached_property
-    def _form(self) -> bytes:
-        return canonical(self.model_dump(mode="json", by_alias=True, exclude_none=True))
-
     @cached_property
     def _digest(self) -> Digest:
-        return digest(self._form)
+        return digest(self.form)
 
 
 def _unique(what: str, items: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from contracts.contract import Contract
 from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, State
 from contracts.statements import DataDeposited, EnrolmentRequest, RuleMade, Statement
-from contracts.terms import Commitment, Digest, Name, Term
+from contracts.terms import Commitment, Digest, Document, Name, Term
 
 Kind = Literal["ledger", "party", "deposit", "rule", "case"]
 
@@ -34,8 +34,11 @@ class Record(Term):
         raise TypeError(type(self).__name__)
 
     def document(self) -> bytes:
-        """The record as the read tables hold it."""
-        return canonical(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+        """The record as the read tables hold it, canonical; signed documents in it are not written again."""
+        signed = {name: value.form for name, value in self if isinstance(value, Document)}
+        own = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=set(signed))
+        parts = {name: canonical(value) for name, value in own.items()} | signed
+        return b"{" + b",".join(canonical(name) + b":" + parts[name] for name in sorted(parts)) + b"}"
 
 
 class LedgerRecord(Record):
@@ -109,12 +112,6 @@ class CaseRecord(Record):
     def key(self) -> Key:
         """By the contract's digest."""
         return Key("case", self.digest)
-
-    def document(self) -> bytes:
-        """See `Record.document`; the contract's bytes are those it was signed by, not written again."""
-        own = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"contract"})
-        parts = {name: canonical(value) for name, value in own.items()} | {"contract": self.contract.canonical()}
-        return b"{" + b",".join(canonical(name) + b":" + parts[name] for name in sorted(parts)) + b"}"
 
     @property
     def ended(self) -> bool:

@@ -14,7 +14,7 @@ from contracts.canonical import canonical, digest, parse
 from contracts.contract import Contract, Count, problems
 from contracts.errors import EscrowError
 from contracts.signing import PublicKey
-from contracts.terms import Commitment, Digest, Name, Term
+from contracts.terms import Commitment, Digest, Document, Name
 
 Origin = Annotated[str, Field(pattern=r"^[a-z0-9.-]+(/[a-z0-9.-]+)*$", max_length=128)]
 Recipient = Annotated[str, Field(pattern=r"^age1[0-9a-z]{10,200}$")]
@@ -31,14 +31,14 @@ class Signer(StrEnum):
     PARTY = "party"
 
 
-class Statement(Term):
+class Statement(Document):
     """What all statements share."""
 
     ledger: Origin
 
     def payload(self) -> bytes:
         """The bytes to sign."""
-        return canonical(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+        return self.form
 
     def digest(self) -> Digest:
         """The digest of the payload, by which later statements name a standing rule."""
@@ -62,7 +62,7 @@ class LedgerOpened(ByEscrow):
     public_key: PublicKey
 
 
-class EnrolmentRequest(Term):
+class EnrolmentRequest(Document):
     """What a party signs to be admitted; stands inside `party-admitted`, never alone."""
 
     ledger: Origin
@@ -73,7 +73,7 @@ class EnrolmentRequest(Term):
 
     def payload(self) -> bytes:
         """The bytes to sign."""
-        return canonical(self.model_dump(mode="json", by_alias=True))
+        return self.form
 
 
 class PartyAdmitted(ByEscrow):

@@ -1,8 +1,12 @@
 """What every term of a contract has in common: frozen, kebab-case, and no key that the language does not know."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from contracts.canonical import canonical
 
 
 def kebab(name: str) -> str:
@@ -19,6 +23,22 @@ class Term(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=kebab, populate_by_name=True, allow_inf_nan=False, strict=False
     )
+
+
+class Document(Term):
+    """A term whose canonical bytes are computed once for each object."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """See `pydantic.BaseModel.model_copy`; what was computed of this document does not hold for the copy."""
+        copied = super().model_copy(update=update, deep=deep)
+        for computed in ("form", "_digest"):
+            copied.__dict__.pop(computed, None)
+        return copied
+
+    @cached_property
+    def form(self) -> bytes:
+        """Canonical JSON, without what is left out."""
+        return canonical(self.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]

@@ -63,8 +63,8 @@ def look() -> None:
 def fill_memory() -> None:
     kept = []
     while True:
-        kept.append(b"x" * (8 << 20))
-        time.sleep(0.005)
+        kept.append(b"x" * (4 << 20))
+        time.sleep(0.02)  # slow enough for a busy machine to see it before the address space ends
 
 
 def one_huge_allocation() -> None:
