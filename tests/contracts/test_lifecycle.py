@@ -249,7 +249,7 @@ class Histories(RuleBasedStateMachine):
     @rule(name=NAMES, stage=hs.integers(0, 3))
     def completes_any(self, name: str, stage: int) -> None:
         model = self.models[name]
-        allowed = model.state == "running" and stage == model.stages
+        allowed = model.state == "running" and stage == model.stages and self.world.now < EXPIRES
         if self.tried(stage_done(self.digests[name], STAGES[stage], max(model.run, 1)), allowed):
             model.stages += 1
 
