@@ -31,7 +31,7 @@ from contracts.signing import Ed25519Signer
 from contracts.transparency import Checkpoint
 from escrow import home, transfer
 from escrow.core import Core
-from escrow.disk import full_disk_refused, private, sync, write_whole
+from escrow.disk import arriving, full_disk_refused, private, write_whole
 from escrow.housekeeping import needed
 from escrow.ledger import Ledger
 from escrow.runs import key_name
@@ -64,22 +64,13 @@ def back_up(core: Core, path: Path) -> dict[str, Any]:
     Raises:
         EscrowError: `file-unwritable`, `storage-full`.
     """
-    ledger, partial = path.with_name(f"{path.name}.ledger"), path.with_name(f"{path.name}.partial")
+    ledger = path.with_name(f"{path.name}.ledger")
     try:
-        with full_disk_refused():
-            head = transfer.backup(core.ledger, ledger, core.origin, core.signer)
-            partial.unlink(missing_ok=True)  # whoever made it could read what goes into it
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                counted = _write(core.directory, ledger, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            sync(path.parent)
-    except OSError as error:
-        raise EscrowError("file-unwritable", f"{path} cannot be written: {error.strerror}.") from None
+        head = transfer.backup(core.ledger, ledger, core.origin, core.signer)
+        with arriving(path) as file:
+            counted = _write(core.directory, ledger, file)
     finally:
         ledger.unlink(missing_ok=True)
-        partial.unlink(missing_ok=True)
     elsewhere = home.blobs_url(core.directory) is not None
     return {
         "file": str(path),

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from contracts.errors import EscrowError
 
@@ -52,3 +52,26 @@ def full_disk_refused() -> Iterator[None]:
         if error.errno not in FULL:
             raise
         raise EscrowError("storage-full", "The escrow has no room for the file.") from error
+
+
+@contextmanager
+def arriving(path: Path) -> Iterator[BinaryIO]:
+    """A file of mode 0600 that has its name once all of it is written and on the disk, and is not there otherwise.
+
+    Raises:
+        EscrowError: `file-unwritable`, or `storage-full`.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with full_disk_refused():
+            partial.unlink(missing_ok=True)  # whoever made it could read, or lead elsewhere, what goes into it
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync(path.parent)
+    except OSError as error:
+        raise EscrowError("file-unwritable", f"{path} cannot be written: {error.strerror}.") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ The file is that of `contracts.ledgerfile`. Restoring replays it: every entry is
 whole stands in the database or nothing.
 """
 
-import os
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +15,7 @@ from contracts.records import Key, Record
 from contracts.signing import PublicKey, Signer
 from contracts.transparency import Checkpoint, Tree, parse_note
 from escrow import rows
-from escrow.disk import full_disk_refused, sync
+from escrow.disk import arriving
 from escrow.engine import Database
 from escrow.ledger import Ledger
 from escrow.migrations import migrate
@@ -37,22 +36,8 @@ def backup(ledger: Ledger, path: Path, origin: str, signer: Signer) -> Checkpoin
     Raises:
         EscrowError: `file-unwritable`, or `storage-full`.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with (
-            full_disk_refused(),
-            os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file,
-        ):
-            head = export(ledger, file, origin, signer)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        raise EscrowError("file-unwritable", f"{path} cannot be written: {error.strerror}.") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return head
+    with arriving(path) as file:
+        return export(ledger, file, origin, signer)
 
 
 def restore(url: str, file: BinaryIO, origin: str, key: PublicKey) -> Checkpoint:
