@@ -8,6 +8,12 @@ import pytest
 from escrow.disk import arriving
 
 
+def break_off(path: Path) -> None:
+    with arriving(path) as file:
+        file.write(b"half")
+        raise ValueError("broken off")
+
+
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with arriving(path) as file:
@@ -15,9 +21,8 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
         assert not path.exists()
     assert path.read_bytes() == b"whole"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(ValueError, match="broken off"), arriving(path) as file:
-        file.write(b"half")
-        raise ValueError("broken off")
+    with pytest.raises(ValueError, match="broken off"):
+        break_off(path)
     assert path.read_bytes() == b"whole"
     assert list(tmp_path.iterdir()) == [path]
 
