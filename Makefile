@@ -1,9 +1,9 @@
-# make demo | test | check | setup | protocol
+# make demo | test | check | setup | protocol | engine | image
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check setup protocol
+.PHONY: demo test check setup protocol engine image
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -23,6 +23,15 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m contracts.protocol.generate --check
+
+# A container engine that answers, for sealed jobs; needs nothing of what `setup` installs.
+engine:
+	.ci/engine
+
+# The worker's image of this code, and the bases it and capsules start from; quick if nothing has changed.
+image: setup engine
+	$(BIN)/escrow image show model-escrow/base:r > /dev/null 2>&1 || $(BIN)/escrow image base --family r
+	$(BIN)/escrow image build
 
 protocol: setup
 	$(BIN)/python -m contracts.protocol.generate

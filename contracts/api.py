@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from contracts.contract import Contract
+from contracts.nodes import Said, Told
 from contracts.statements import EnrolmentRequest
 from contracts.terms import Commitment, Digest, Name, Term
 
@@ -36,11 +37,12 @@ class DepositView(Term):
     party: Name
     part: str
     commitment: Commitment
-    data_schema: Digest
+    data_schema: Digest | None
     rows: int | None
     positives: int | None
     revoked: bool
     looks: int
+    kept: bool = False  # the rows stay at the bank
 
 
 class Receipt(Term):
@@ -68,6 +70,8 @@ class CaseView(Term):
     stages: tuple[str, ...]
     verdict: str | None
     package: Digest | None = None  # of the ciphertext that the caller may collect
+    place: str | None = None  # where a capsule's code failed, in words, if that is disclosed
+    fault: str | None = None  # in words, if the last run failed because of the caller; the others never see it
 
 
 class Event(Term):
@@ -134,6 +138,14 @@ class Escrow(Protocol):
 
     def collect(self, contract: Digest, offset: int = 0) -> Iterator[bytes]:
         """The caller's package of a released contract, encrypted to the caller, from an offset on."""
+        ...
+
+    def join(self, contract: Digest, said: Iterator[Said]) -> Iterator[Told]:
+        """Take part in the training under a contract as the caller's node; see `contracts.nodes`.
+
+        Ends when the contract does, or when the connection must be made anew. `node-refused` if the caller's rows do
+        not stay with it, `state-refused` if the contract is neither approved nor under way.
+        """
         ...
 
     def watch(self, since: int) -> Iterator[Event]:

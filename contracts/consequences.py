@@ -5,16 +5,27 @@ Computed from the contract's text alone, so every party reads the same.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
-from contracts.clauses import Floor, Gain, Leakage, Measured
-from contracts.computation import JointTraining
-from contracts.contract import Contract, Contribution
+from contracts import capsule_consequences, training_consequences
+from contracts.clauses import Floor, Gain, Measured
+from contracts.computation import CapsuleRun, Ensemble, JointTraining
+from contracts.contract import Contract
+from contracts.contributions import Contribution
+from contracts.facts import Facts, agreed, count, listed
 from contracts.gain import detectable_gain
 from contracts.terms import Name, Term
 
 LARGE_GAIN: Final = 0.1
 """A gain in average precision that few consortia can hope for; a condition that needs more gets a warning."""
+
+Standing = Literal["development", "sealed"]
+"""What a release can be relied on for. Nothing but the contract says it, which every party signed."""
+
+DEVELOPMENT: Final = (
+    "DEVELOPMENT: this run was not sealed. What ran could reach the network and the escrow's files: "
+    "use what it released for development only."
+)
 
 
 class ForParty(Term):
@@ -30,6 +41,7 @@ class Explanation(Term):
 
     title: str
     digest: str
+    standing: Standing
     computation: str
     conditions: tuple[str, ...]
     outcomes: dict[str, str]
@@ -39,112 +51,131 @@ class Explanation(Term):
 
 def explain(contract: Contract) -> Explanation:
     """Everything a party should read before it approves."""
+    facts = Facts.of(contract)
     return Explanation(
         title=contract.title,
         digest=contract.digest(),
-        computation=_computation(contract),
-        conditions=tuple(clause.describe() for clause in contract.release),
-        outcomes=_outcomes(contract),
-        operator=tuple(_operator(contract)),
+        standing=standing(contract),
+        computation=_computation(facts),
+        conditions=_conditions(contract),
+        outcomes=_outcomes(facts),
+        operator=tuple(_operator(facts)),
         parties=tuple(
             ForParty(
                 party=name,
-                consequences=tuple(_for_party(contract, name)),
-                warnings=tuple(_warnings(contract, name)),
+                consequences=tuple(_for_party(facts, name)),
+                warnings=tuple(_warnings(facts, name)),
             )
             for name in contract.names()
         ),
     )
 
 
+def standing(contract: Contract) -> Standing:
+    """What the releases of a contract can be relied on for."""
+    return "development" if contract.computation.sealing == "none" else "sealed"
+
+
 def card(contract: Contract) -> str:
-    """The model card that a recipient gets: what the model is, what it is for, and what it had to show."""
-    explanation = explain(contract)
+    """The card that a recipient gets: what it holds, what that is for, and what it had to show."""
+    about = capsule_consequences.card(contract) if contract.author else _trained_on(contract)
     lines = [
+        *([f"**{DEVELOPMENT}**", ""] if standing(contract) == "development" else []),
         f"# {contract.title}",
         "",
         f"Purpose: {contract.purpose}",
         "",
-        explanation.computation,
+        _computation(Facts.of(contract)),
         "",
-        "Trained on contributions of: " + ", ".join(c.party for c in contract.contributions) + ".",
-        "Released because every condition held on the holdouts that were committed before training:",
+        *about,
         "",
-        *(f"- {condition}" for condition in explanation.conditions),
-        "",
-        "Limits: the conditions were tested on the test window of the contract and say nothing of later drift; a bank",
-        "should watch its own figures. The model saw the training rows of all parties named above.",
-        "",
-        f"Contract: {explanation.digest}",
+        f"Contract: {contract.digest()}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _computation(contract: Contract) -> str:
-    computation = contract.computation
-    if not isinstance(computation, JointTraining):
-        return f"The capsule {computation.capsule} runs on the contributed data, in mode {computation.mode}."
-    own = " or ".join(dict.fromkeys(spec.family for spec in computation.candidates()))
-    sealed = {
-        "none": "in an ordinary process, NOT SEALED: for development only",
-        "container": "sealed in containers without network",
-        "gvisor": "sealed in containers without network, under gVisor",
-    }[computation.sealing]
-    return (
-        f"One {computation.model.family} model is trained on everyone's training rows ({computation.method.name}), "
-        f"{sealed}. "
-        f"Each contributor's own model ({own}) is trained on its rows alone, for comparison. "
-        f"Code: {computation.worker}."
+def _trained_on(contract: Contract) -> list[str]:
+    training = contract.computation
+    members = isinstance(training, JointTraining) and isinstance(training.method, Ensemble)
+    saw = (
+        "Each of its members saw the training rows of the party that model.json names it by, with its weight."
+        if members
+        else "The model saw the training rows of all parties named above."
     )
+    return [
+        "Trained on contributions of: " + ", ".join(c.party for c in contract.training) + ".",
+        "Released because every condition held on the holdouts that were committed before training:",
+        "",
+        *(f"- {condition}" for condition in _conditions(contract)),
+        "",
+        "Limits: the conditions were tested on the test window of the contract and say nothing of later drift; a bank",
+        f"should watch its own figures. {saw}",
+    ]
 
 
-def _outcomes(contract: Contract) -> dict[str, str]:
-    recipients = ", ".join(r.party for r in contract.recipients)
-    own = " Each contributor also learns its own figures." if "own-finding" in contract.disclosure.released else ""
-    return {
-        "released": f"{recipients} receive the model; every party learns the verdict.{own}",
-        "withheld": "Every party learns the verdict, withheld or undecided (too little evidence), and nothing else: "
-        "not which condition failed, for whom, or by how much. The model, the figures and the run key are destroyed.",
-        "failed": "Every party learns a catalogued error code, and nothing else.",
-    }
+def _computation(facts: Facts) -> str:
+    computation = facts.contract.computation
+    if isinstance(computation, CapsuleRun):
+        return capsule_consequences.computation(computation)
+    return training_consequences.computation(computation, facts)
 
 
-def _operator(contract: Contract) -> Iterator[str]:
+def _conditions(contract: Contract) -> tuple[str, ...]:
+    if isinstance(contract.computation, CapsuleRun):
+        return capsule_consequences.conditions(contract.computation)
+    return tuple(clause.describe() for clause in contract.release)
+
+
+def _outcomes(facts: Facts) -> dict[str, str]:
+    computation = facts.contract.computation
+    if isinstance(computation, CapsuleRun):
+        return capsule_consequences.outcomes(facts, computation)
+    return training_consequences.outcomes(computation, facts)
+
+
+def _operator(facts: Facts) -> Iterator[str]:
     yield "Until a party approves, the operator holds ciphertext that it cannot read, and the counts stated above."
     yield "An approval gives the escrow that party's keys; it opens nothing before everyone approved, but could."
-    sealing = contract.computation.sealing
-    if sealing == "none":
+    computation = facts.contract.computation
+    if computation.sealing == "none":
         yield "During the run nothing seals the workers: whoever controls the machine can read data and models."
+        yield "What the run releases is marked DEVELOPMENT for whoever receives it."
     else:
         yield (
             "During the run whoever controls the machine could read data and models: containers keep the code from the "
             "network, not the operator from the memory. Only a trusted execution environment would prevent that."
         )
+    if isinstance(computation, JointTraining):
+        yield from training_consequences.operator(computation, facts)
     yield "The operator cannot approve for a party, change a contract or release against the verdict unseen."
     yield "It can refuse to work, and it sees who contracts with whom, when, and the size of every encrypted file."
 
 
-def _for_party(contract: Contract, name: str) -> Iterator[str]:
-    contribution = contract.contribution(name)
+def _for_party(facts: Facts, name: str) -> Iterator[str]:
+    training = facts.contract.computation
+    if isinstance(training, CapsuleRun):
+        yield from capsule_consequences.for_party(facts, name)
+        return
+    contribution = facts.contract.contribution(name)
     if contribution is None:
         yield f"{name} contributes no data."
     else:
-        yield from _leaves(contract, contribution)
-    receives = any(r.party == name for r in contract.recipients)
-    others = [r.party for r in contract.recipients if r.party != name]
-    if receives:
+        yield from _leaves(contribution)
+    if name in facts.recipients:
         yield f"If released, {name} receives the model, encrypted to its key."
+    elif name in facts.seers:
+        yield f"{name} receives no release in any outcome; what the rounds show it of the joint model, it can keep."
     else:
         yield f"{name} receives no model in any outcome."
+    others = count(facts.recipients, but=name)
     if contribution and others:
-        holds = "holds" if len(others) == 1 else "hold"
-        yield f"If released, {', '.join(others)} {holds} a model trained on {name}'s rows, and can probe it for ever."
-    for clause in contract.release:
-        if isinstance(clause, Measured) and clause.party == name and contribution:
-            yield f"Condition: {clause.describe()}{_shown_by(contract, contribution, clause)}"
-    watchers = [other for other in contract.see_rounds() if other != name]
-    if watchers:
-        yield f"Every round shows the joint model to {', '.join(watchers)}, who can keep it whatever the verdict."
+        who, hold = listed(facts.recipients, but=name), agreed(others, "holds", "hold")
+        yield f"If released, {who} {hold} a model trained on {name}'s rows, and can probe it for ever."
+    if contribution:
+        for clause in facts.clauses.get(name, ()):
+            yield f"Condition: {clause.describe()}{_shown_by(facts.contract, contribution, clause)}"
+        yield from training_consequences.exchanged(training, facts, name)
+    yield from training_consequences.shown_to_others(training, facts, name)
     yield f"Until the release {name} can halt the contract at any time; one rejection by anyone ends it."
 
 
@@ -166,7 +197,7 @@ def _needed_gain(contract: Contract, contribution: Contribution, clause: Measure
     return threshold + low, threshold + high
 
 
-def _leaves(contract: Contract, contribution: Contribution) -> Iterator[str]:
+def _leaves(contribution: Contribution) -> Iterator[str]:
     name, train, holdout = contribution.party, contribution.train, contribution.holdout
     if contribution.placement == "escrow":
         yield (
@@ -178,17 +209,23 @@ def _leaves(contract: Contract, contribution: Contribution) -> Iterator[str]:
             f"{name}'s {train.rows} training rows stay there; its {holdout.rows} holdout rows lie encrypted at the "
             "escrow; approving seals their key to this contract's run key."
         )
-        if name in contract.see_rounds():
-            yield f"Every round sends the joint model to {name}'s premises: it can keep a copy whatever the verdict."
+        yield (
+            f"{name} runs a node (`party start`) while the contract runs. Its rows are checked by its own worker, "
+            "which the escrow cannot see: the others rely on the checks of what it sends and on their own conditions. "
+            "Rows of other parties' holdouts are kept apart from its training rows by their days alone."
+        )
     yield (
         f"Every reader of the ledger learns these counts: {train.rows} training rows, {holdout.rows} holdout rows, "
         f"{holdout.positives} frauds among them."
     )
 
 
-def _warnings(contract: Contract, name: str) -> Iterator[str]:
-    contribution = contract.contribution(name)
-    own = [clause for clause in contract.release if isinstance(clause, Measured) and clause.party == name]
+def _warnings(facts: Facts, name: str) -> Iterator[str]:
+    contract = facts.contract
+    if isinstance(contract.computation, CapsuleRun):
+        yield from capsule_consequences.warnings(facts, contract.computation, name)
+        return
+    contribution, own = contract.contribution(name), facts.clauses.get(name, ())
     if contribution and not own:
         yield f"No condition protects {name}: the model may be released although it does not benefit {name}."
     for clause in own:
@@ -200,8 +237,9 @@ def _warnings(contract: Contract, name: str) -> Iterator[str]:
                 f"{contribution.holdout.positives} frauds can hardly decide the {clause.metric_words()} condition: the "
                 f"true gain would have to be about {low:.3f} to {high:.3f} to be shown with 80 % chance."
             )
-    if contribution and not any(isinstance(clause, Leakage) for clause in contract.release):
+    if contribution and not facts.leakage:
         yield f"No condition limits what the released model gives away about single rows of {name}."
+    yield from training_consequences.warnings(contract.computation, facts, name)
     if contract.computation.sealing == "none":
         yield "Nothing seals this run: for development and made-up data only."
     if contract.limits.runs > 1:

@@ -14,14 +14,23 @@ from pydantic import AwareDatetime, Field, ValidationError, field_validator, mod
 
 from contracts.canonical import digest
 from contracts.clauses import Clause, Measured
-from contracts.computation import TWO_WAY, Computation, JointTraining
+from contracts.computation import (
+    CapsuleRun,
+    Computation,
+    Ensemble,
+    Federated,
+    JointTraining,
+    Pooled,
+    Stage,
+    unfit,
+)
+from contracts.contributions import AnyContribution, CapsuleContribution, Contribution, TableContribution
 from contracts.errors import EscrowError
 from contracts.schema import Schema
 from contracts.signing import KeyId
-from contracts.terms import Commitment, Digest, Document, Name, Term
+from contracts.terms import Digest, Document, Name, Term, problems
 
 Text = Annotated[str, Field(min_length=1, max_length=500)]
-Count = Annotated[int, Field(ge=1, le=2**40)]
 MIN_TAIL = 5  # replicates that must lie below a bound; fewer would make the bound a matter of luck
 
 
@@ -32,57 +41,11 @@ class PartyRef(Term):
     key: KeyId | None = None
 
 
-class TrainPart(Term):
-    """The committed training rows of a party."""
-
-    commitment: Commitment
-    rows: Count
-
-
-class HoldoutPart(Term):
-    """The committed rows a party's gain is measured on."""
-
-    commitment: Commitment
-    rows: Count
-    positives: Count
-
-    @model_validator(mode="after")
-    def _some_genuine(self) -> Self:
-        if self.positives >= self.rows:
-            raise ValueError(f"positives ({self.positives}) must be fewer than rows ({self.rows})")
-        return self
-
-
-class IncumbentPart(Term):
-    """A committed model of a party's own, to be beaten instead of a freshly trained one."""
-
-    commitment: Commitment
-
-
-class Contribution(Term):
-    """What one party puts in."""
-
-    party: Name
-    train: TrainPart
-    holdout: HoldoutPart
-    incumbent: IncumbentPart | None = None
-    placement: Literal["escrow", "party"] = "escrow"
-
-    def commitments(self) -> tuple[str, ...]:
-        """Everything this party has committed to."""
-        incumbent = (self.incumbent.commitment,) if self.incumbent else ()
-        return (self.train.commitment, self.holdout.commitment, *incumbent)
-
-    def unlocked(self) -> tuple[str, ...]:
-        """What the run decrypts at the escrow, and so what an approval seals the keys of."""
-        return self.commitments() if self.placement == "escrow" else self.commitments()[1:]
-
-
 class Recipient(Term):
     """Who receives what."""
 
     party: Name
-    receives: Literal["model"] = "model"
+    receives: Literal["model", "outputs"] = "model"  # the joint model, or a capsule's outputs
 
 
 class Disclosure(Term):
@@ -90,7 +53,8 @@ class Disclosure(Term):
 
     released: tuple[Literal["verdict", "own-finding", "leakage-verdict"], ...] = ("verdict", "own-finding")
     withheld: tuple[Literal["verdict"]] = ("verdict",)
-    failed: tuple[Literal["error-code"]] = ("error-code",)
+    failed: tuple[Literal["error-code"]] | tuple[Literal["error-code"], Literal["error-place"]] = ("error-code",)
+    """`error-place`: of a capsule also the class of the exception and the line of its own code."""
 
     @field_validator("released")
     @classmethod
@@ -108,7 +72,8 @@ class Limits(Term):
     not_before: AwareDatetime | None = None
     expires: AwareDatetime
     runs: Annotated[int, Field(ge=1, le=20)] = 1
-    looks: Annotated[int, Field(ge=1, le=1000)] | None = None  # runs over a holdout, of all contracts together
+    retries: Annotated[int, Field(ge=0, le=100)] = 0  # in one run: attempts after a party or a worker was lost
+    looks: Annotated[int, Field(ge=1, le=1000)] | None = None  # runs over a holdout or table, of all contracts together
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -123,9 +88,9 @@ class Contract(Document):
     contract: Literal[1]
     title: Text
     purpose: Text
-    parties: Annotated[tuple[PartyRef, ...], Field(min_length=2, max_length=64)]
-    contributions: Annotated[tuple[Contribution, ...], Field(min_length=1)]
-    data_schema: Schema = Field(alias="schema")
+    parties: Annotated[tuple[PartyRef, ...], Field(min_length=2, max_length=1024)]
+    contributions: Annotated[tuple[AnyContribution, ...], Field(min_length=1)]
+    data_schema: Schema | None = Field(default=None, alias="schema")  # of rows to train on
     computation: Computation
     recipients: Annotated[tuple[Recipient, ...], Field(min_length=1)]
     release: tuple[Clause, ...]
@@ -156,6 +121,37 @@ class Contract(Document):
                 raise ValueError(f"parties: {name} neither contributes nor receives anything")
         _unique("contributions: commitments", [c for part in self.contributions for c in part.commitments()])
         return self
+
+    @model_validator(mode="after")
+    def _fits_what_runs(self) -> Self:
+        if isinstance(self.computation, CapsuleRun):
+            self._of_a_capsule()
+            return self
+        if len(self.training) < len(self.contributions):
+            raise ValueError("contributions: a joint training takes rows to train on, neither tables nor capsules")
+        if self.data_schema is None:
+            raise ValueError("schema: rows to train on need one")
+        if any(recipient.receives != "model" for recipient in self.recipients):
+            raise ValueError("recipients: a joint training gives a model, no outputs")
+        if "error-place" in self.disclosure.failed:
+            raise ValueError("disclosure: only a capsule's failure has an error-place")
+        return self
+
+    def _of_a_capsule(self) -> None:
+        """One capsule, at least one table, nothing to train on, and nothing that only a joint model has."""
+        capsules = [c.party for c in self.contributions if isinstance(c, CapsuleContribution)]
+        tables = [c.table.file for c in self.tables]
+        if len(capsules) != 1 or not tables or self.training:
+            raise ValueError("contributions: a capsule contract has one capsule and one or more tables")
+        _unique("contributions: files", tables)
+        if self.release:
+            raise ValueError("release: a capsule's outputs leave by their vetting rules, not by clauses")
+        if any(recipient.receives != "outputs" for recipient in self.recipients):
+            raise ValueError("recipients: of a capsule they receive its outputs")
+        if "error-place" in self.disclosure.failed and self.limits.runs > 1:
+            raise ValueError("limits: with error-place disclosed a capsule runs once: each failure could tell more")
+        if self.data_schema is not None or self.exposure is not None:
+            raise ValueError("a capsule contract has neither a schema of training rows nor an exposure")
 
     @model_validator(mode="after")
     def _conditions(self) -> Self:
@@ -192,14 +188,23 @@ class Contract(Document):
 
     @model_validator(mode="after")
     def _own_model_can_be_chosen(self) -> Self:
-        computation, train_days = self.computation, self.data_schema.split.train_days
-        if not isinstance(computation, JointTraining) or len(computation.candidates()) == 1:
+        computation = self.computation
+        if not isinstance(computation, JointTraining):
             return self
+        if len(computation.candidates()) == 1 and not isinstance(computation.method, Ensemble):
+            return self
+        train_days = self.schema_of_rows.split.train_days
         if computation.select_days >= train_days:
             raise ValueError(
                 f"computation: select-days {computation.select_days} leaves nothing of {train_days} train-days to "
-                "train the candidates on"
+                "train on before"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_to_trim(self) -> Self:
+        if isinstance(self.computation, JointTraining) and (why := unfit(self.computation.method, len(self.training))):
+            raise ValueError(f"computation: {why}")
         return self
 
     @model_validator(mode="after")
@@ -220,19 +225,73 @@ class Contract(Document):
         """The parties, in the contract's order."""
         return [party.name for party in self.parties]
 
-    def contribution(self, party: str) -> Contribution | None:
+    def contributed(self, party: str) -> AnyContribution | None:
         """What `party` contributes, if anything."""
         return next((c for c in self.contributions if c.party == party), None)
+
+    def contribution(self, party: str) -> Contribution | None:
+        """The rows that `party` contributes to a joint training, if any."""
+        return self._rows_of.get(party)
+
+    @cached_property
+    def _rows_of(self) -> dict[str, Contribution]:
+        return {c.party: c for c in self.training}
+
+    @cached_property
+    def training(self) -> tuple[Contribution, ...]:
+        """The contributions of a joint training; none if a capsule runs."""
+        return tuple(c for c in self.contributions if isinstance(c, Contribution))
+
+    @property
+    def tables(self) -> tuple[TableContribution, ...]:
+        """The tables that a capsule runs on."""
+        return tuple(c for c in self.contributions if isinstance(c, TableContribution))
+
+    @property
+    def author(self) -> CapsuleContribution | None:
+        """Whose capsule runs, if one does."""
+        return next((c for c in self.contributions if isinstance(c, CapsuleContribution)), None)
+
+    @property
+    def schema_of_rows(self) -> Schema:
+        """The schema of the rows to train on; a ValueError where none are."""
+        if self.data_schema is None:
+            raise ValueError("a capsule contract has no schema of training rows")
+        return self.data_schema
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of a run, in order."""
+        return self.computation.stages()
 
     def commitments(self) -> list[str]:
         """Every committed file of the contract."""
         return [c for contribution in self.contributions for c in contribution.commitments()]
 
+    def looked_at(self) -> list[str]:
+        """The deposits over which runs are counted: each run over a holdout or a table may tell something of it."""
+        return [c.holdout.commitment for c in self.training] + [c.table.commitment for c in self.tables]
+
+    def at_home(self) -> list[str]:
+        """The parties whose training rows stay with them, in the order of their names: each runs a node."""
+        return sorted(c.party for c in self.training if c.placement == "party")
+
+    def answering(self) -> list[str]:
+        """The parties that are asked through a door while the joint model is trained, in the order of their names.
+
+        Those whose rows stay with them always are; the others where training goes in rounds and is sealed, because
+        then each party's worker sees that party's rows alone. Such a worker trains its party's own model as well.
+        """
+        if not isinstance(self.computation, JointTraining) or isinstance(self.computation.method, Pooled):
+            return []
+        if isinstance(self.computation.method, Federated) and (self.computation.sealing != "none" or self.at_home()):
+            return sorted(c.party for c in self.training)
+        return self.at_home()
+
     def see_rounds(self) -> list[str]:
         """The parties to whose premises every round of the training sends the joint model, whatever the verdict."""
-        if not isinstance(self.computation, JointTraining) or self.computation.method.name not in TWO_WAY:
+        if not isinstance(self.computation, JointTraining) or not isinstance(self.computation.method, Federated):
             return []
-        return [c.party for c in self.contributions if c.placement == "party"]
+        return [c.party for c in self.training if c.placement == "party"]
 
     def alpha(self, clause: Measured) -> float:
         """The level of one test: runs share it, since each run is another try (Bonferroni)."""
@@ -257,16 +316,6 @@ def _unique(what: str, items: Iterable[str]) -> None:
         if item in seen:
             raise ValueError(f"{what}: {item} stands there twice")
         seen.add(item)
-
-
-def problems(error: ValidationError) -> list[str]:
-    """A validation error as one line a problem: where it is and what is wrong, without echoing long input."""
-    lines = []
-    for item in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in item["loc"])
-        what = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{where}: {what}" if where else what)
-    return lines
 
 
 def validated(document: object) -> Contract:

@@ -22,11 +22,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import Field, ValidationError
 
 from contracts.canonical import canonical, decode_base64, digest, parse
-from contracts.contract import problems
 from contracts.errors import EscrowError
 from contracts.signing import Envelope, KeyId, PublicKey, key_id, public_bytes, verify
 from contracts.statements import Origin
-from contracts.terms import Digest, Name, Term
+from contracts.terms import Digest, Name, Term, problems
 
 _REQUEST_AT_MOST: Final = 4096  # characters of base64; a request for a P-256 key takes about 350
 _X509_ERRORS: Final = (  # what `cryptography` raises besides ValueError for a malformed certificate or request

@@ -58,6 +58,9 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "bundle-invalid": Code(Exit.REFUSED, "Fetch the release again; do not use these files."),
         "update-invalid": Code(Exit.REFUSED, "A party's update was refused; the run fails closed."),
         "roster-incomplete": Code(Exit.REFUSED, "A party did not answer exactly once; the run fails closed."),
+        "node-missing": Code(Exit.TIMEOUT, "Let `party start` run at each bank whose training rows stay there."),
+        "node-refused": Code(Exit.REFUSED, "Look at the contract: only a party whose rows stay with it runs a node."),
+        "node-busy": Code(Exit.REFUSED, "Let that `party join` or `party start` go on, or end it first."),
         "scores-invalid": Code(Exit.REFUSED, "A model gave no usable score for some row; the run fails closed."),
         "training-failed": Code(
             Exit.REFUSED, "Check that each bank's training rows hold frauds and genuine rows, then propose again."
@@ -73,6 +76,20 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "limit-processes": Code(Exit.REFUSED, "Raise the limit on processes or start fewer processes and threads."),
         "output-refused": Code(Exit.REFUSED, "Write regular files within the limit, never links or devices."),
         "worker-changed": Code(Exit.REFUSED, "Restart the escrow, then propose a contract that names the new code."),
+        "worker-lost": Code(Exit.REFUSED, "Look at what ended the worker from outside, then run again."),
+        "worker-silent": Code(Exit.TIMEOUT, "Look at the machine's load and the job's limits, then run again."),
+        "engine-missing": Code(
+            Exit.CONNECTION, "Start a container engine (`make engine` on Debian), or let this user reach its socket."
+        ),
+        "image-missing": Code(Exit.REFUSED, "Make the image with `escrow image build`; nothing is pulled by itself."),
+        "image-refused": Code(Exit.REFUSED, "Build it from a vetted base and packages that the operator can get."),
+        "capsule-invalid": Code(Exit.REFUSED, "Correct the capsule; `party capsule check` names what is wrong."),
+        "capsule-changed": Code(Exit.REFUSED, "Propose a contract that names this capsule's digest."),
+        "capsule-failed": Code(Exit.REFUSED, "Run it on synthetic rows: `party capsule run --data synthetic`."),
+        "tables-differ": Code(Exit.REFUSED, "Give it exactly the files that its escrow.yml declares under `data`."),
+        "vetting-unavailable": Code(
+            Exit.REFUSED, "Wait: outputs that need vetting are held until this escrow can vet them."
+        ),
         "runtime-busy": Code(Exit.REFUSED, "Wait until a running job has ended."),
         "runtime-unfit": Code(Exit.REFUSED, "Give the runtime a directory of its own on a Linux machine."),
         "blob-corrupt": Code(Exit.REFUSED, "Send the bytes again, unchanged; do not rely on these."),
@@ -116,6 +133,9 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "deposit-unknown": Code(Exit.REFUSED, "Deposit the file first, or correct the commitment."),
         "deposit-exists": Code(Exit.REFUSED, "Nothing to do: the file is deposited."),
         "deposit-revoked": Code(Exit.REFUSED, "Deposit the data anew and propose another contract."),
+        "deposit-kept": Code(
+            Exit.REFUSED, "Add --keep-training to keep them here, or --send-training if they are really to be sent."
+        ),
         "deposit-mismatch": Code(Exit.REFUSED, "Draw the contract up again from the deposits as they stand."),
         "blob-missing": Code(Exit.REFUSED, "Send the encrypted file of the deposit, then try again."),
         "blob-refused": Code(Exit.REFUSED, "Send exactly the encrypted file that the deposit statement names."),
@@ -181,10 +201,20 @@ class EscrowError(Exception):
         message: one sentence that says what happened.
         hint: what to do next.
         details: the single problems, where the message sums up several.
+        party: whom it is about, if one party: for the operator and that party alone, never for the others.
     """
 
-    def __init__(self, code: str, message: str, hint: str | None = None, details: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: str | None = None,
+        details: Iterable[str] = (),
+        *,
+        party: str | None = None,
+    ) -> None:
         super().__init__(message)
+        self.party = party
         self.code = code
         self.message = message
         self.hint = CODES[code].hint if hint is None else hint

@@ -7,13 +7,13 @@ from collections import Counter
 from typing import Literal
 
 from contracts.clauses import Measured, Outcome
-from contracts.computation import JointTraining
+from contracts.computation import CapsuleRun, JointTraining
 from contracts.contract import Contract
 from contracts.errors import EscrowError
 from contracts.gain import Measurement
 from contracts.terms import Digest, Name, Term
 
-Verdict = Literal["released", "withheld", "undecided"]
+Verdict = Literal["released", "withheld", "undecided", "held"]
 
 
 class Evidence(Term):
@@ -60,6 +60,8 @@ def decide(contract: Contract, evidence: Evidence, *, run: int) -> Decision:
     4. Every clause judges its own measurement: holds, fails or undecided.
     5. All hold: released. Any fails: withheld. Otherwise: undecided, which never releases.
 
+    A capsule has no clauses and no measurements: its run is held if an output needs vetting, else released.
+
     "All must hold" needs no correction for the number of clauses: it is an intersection-union test (Berger 1982), which
     releases a model that fails to benefit some party with a chance of at most that clause's level.
 
@@ -68,6 +70,9 @@ def decide(contract: Contract, evidence: Evidence, *, run: int) -> Decision:
     """
     if evidence.contract != contract.digest() or evidence.run != run:
         raise EscrowError("evidence-mismatch", "The evidence is about another contract or run.")
+    if isinstance(contract.computation, CapsuleRun):
+        verdict: Verdict = "held" if contract.computation.unvetted() else "released"
+        return Decision(contract=evidence.contract, run=run, verdict=verdict, findings=())
     clauses = measured_clauses(contract)
     if set(evidence.measurements) != set(clauses):
         raise EscrowError("evidence-mismatch", "The evidence does not have exactly one measurement for each clause.")

@@ -12,8 +12,9 @@ from typing import Final, NamedTuple, Protocol
 from contracts.canonical import canonical, parse
 from contracts.entries import Replayed, replay
 from contracts.errors import EscrowError
+from contracts.notes import Checkpoint, parse_note
 from contracts.signing import MAX_ENVELOPE_BYTES, PublicKey
-from contracts.transparency import Checkpoint, Tree, parse_note
+from contracts.transparency import Tree
 
 FORMAT: Final = "model-escrow/ledger/1"
 MAX_LINE: Final = MAX_ENVELOPE_BYTES + 64  # a leaf adds its time to an envelope

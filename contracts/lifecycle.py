@@ -18,6 +18,7 @@ class State(StrEnum):
     RUNNING = "running"  # sealed stages are under way
     RELEASING = "releasing"  # every clause held; packages are being made
     RELEASED = "released"  # recipients may collect
+    HELD = "held"  # a capsule has run; its outputs wait to be vetted
     WITHHELD = "withheld"  # a clause failed or could not be decided, and no run is left
     REJECTED = "rejected"  # a party said no
     WITHDRAWN = "withdrawn"  # the proposer took it back
@@ -46,13 +47,14 @@ class Event(StrEnum):
     RUN_STARTED = "run-started"
     DECIDED_RELEASED = "run-decided (released)"
     DECIDED_WITHHELD = "run-decided (withheld or undecided)"
+    DECIDED_HELD = "run-decided (held)"
     FAILED = "run-failed"
     FAILED_LAST = "run-failed, no run left"
     WITHHELD_LAST = "run-decided (withheld or undecided), no run left"
     RELEASED = "run-released"
 
 
-_UNFINISHED: Final = (State.PROPOSED, State.OPEN, State.APPROVED, State.RUNNING, State.RELEASING)
+_UNFINISHED: Final = (State.PROPOSED, State.OPEN, State.APPROVED, State.RUNNING, State.HELD, State.RELEASING)
 
 TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
     {
@@ -65,6 +67,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
         (State.APPROVED, Event.RUN_STARTED): State.RUNNING,
         (State.RUNNING, Event.DECIDED_RELEASED): State.RELEASING,
         (State.RUNNING, Event.DECIDED_WITHHELD): State.APPROVED,
+        (State.RUNNING, Event.DECIDED_HELD): State.HELD,
         (State.RUNNING, Event.WITHHELD_LAST): State.WITHHELD,
         (State.RUNNING, Event.FAILED): State.APPROVED,
         (State.RUNNING, Event.FAILED_LAST): State.FAILED,

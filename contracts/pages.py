@@ -13,12 +13,13 @@ from pydantic import ValidationError
 
 from contracts.answers import printable
 from contracts.consequences import Explanation, ForParty, explain
-from contracts.contract import Contract, problems
+from contracts.contract import Contract
 from contracts.errors import EscrowError
+from contracts.terms import problems
 
 Style = Literal["", "bold", "dim", "green", "yellow", "red"]
 
-_OUTCOMES: Final[Mapping[str, Style]] = {"released": "green", "withheld": "yellow", "failed": "red"}
+_OUTCOMES: Final[Mapping[str, Style]] = {"released": "green", "withheld": "yellow", "held": "yellow", "failed": "red"}
 
 
 class Line(NamedTuple):
@@ -145,7 +146,7 @@ def consequences_page(contract: Contract, party: str = "", notes: Iterable[str] 
             ),
         ),
         Section("What runs", (*_listed([explanation.computation]), *warned(notes))),
-        Section("Released only if all of this holds", tuple(_numbered(explanation.conditions))),
+        Section(_conditions(contract), tuple(_numbered(explanation.conditions))),
         Section("Who learns what", tuple(_outcomes(explanation))),
         Section("The operator of the escrow", tuple(_listed(explanation.operator))),
         *(
@@ -180,6 +181,11 @@ def _digest_words(contract: Contract) -> str:
 
 def _listed(sentences: Iterable[str]) -> Iterator[Line]:
     return (Line(each, "•") for each in sentences)
+
+
+def _conditions(contract: Contract) -> str:
+    """What the conditions are called: clauses that must hold, or outputs and what becomes of each."""
+    return "Released only if all of this holds" if contract.training else "What may leave"
 
 
 def _numbered(sentences: Iterable[str]) -> Iterator[Line]:

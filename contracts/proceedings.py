@@ -1,14 +1,11 @@
-"""The rules on a contract's course, from proposal to the erasure of its key.
+"""The rules on a contract's course, from proposal to the erasure of its key; those on its runs in `contracts.running`.
 
 1. A proposal names admitted parties with their keys, and deposits that exist, are their owner's, agree in part, rows,
    positives and schema, and were not revoked. A party has a bounded number of proposals that have not ended.
 2. Only parties of the contract approve, once each, with the keys of exactly their own deposits. No implied yes.
 3. One rejection is final; the proposer may withdraw before everyone approved; any party halts before release.
 4. A standing rule covers its own function, deposits, recipients and clauses, so often, until it expires.
-5. A run starts only when everyone approved, within the contract's time, its run budget and its looks at each holdout.
-   A look is counted when the run starts, so that two contracts at once cannot share the last one.
-6. Stages follow one another, in time; a verdict needs all of them; a release needs the verdict, and the time again.
-7. Terminal is terminal: then the run key is erased, once, and nothing else happens.
+5. Terminal is terminal: then the run key is erased, once, and nothing else happens.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +14,10 @@ from typing import Any, Final
 
 from contracts import statements as st
 from contracts.canonical import canonical, digest
-from contracts.contract import Contract, Contribution
-from contracts.errors import CODES, EscrowError
+from contracts.computation import JointTraining
+from contracts.contract import Contract
+from contracts.contributions import Contributed
+from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, Event, State, after
 from contracts.records import (
     CaseRecord,
@@ -39,7 +38,6 @@ from contracts.statements import Statement
 from contracts.terms import Term
 
 PROPOSALS_AT_MOST: Final = 100  # of one party, unfinished
-STAGES: Final = ("prepare", "baseline", "train", "evaluate")
 
 Changed = Iterator[Record]
 
@@ -100,20 +98,17 @@ def _proposed(records: Records, statement: st.ContractProposed, entry: Entry) ->
                 "Withdraw one of them, or wait until one has ended.",
             )
         yield record.model_copy(update={"contracts": (*record.contracts, name), "proposals": proposals})
-    schema = term_digest(contract.data_schema)
+    schema = None if contract.data_schema is None else term_digest(contract.data_schema)
     for contribution in contract.contributions:
         for deposit in _agreed(records, contribution, schema):
-            _looks_left(contract, deposit)
+            looks_left(contract, deposit)
             yield deposit.model_copy(update={"contracts": (*deposit.contracts, name)})
     yield CaseRecord(digest=name, contract=contract, proposer=statement.party)
 
 
-def _agreed(records: Records, contribution: Contribution, schema: str) -> Iterator[DepositRecord]:
+def _agreed(records: Records, contribution: Contributed, schema: str | None) -> Iterator[DepositRecord]:
     """The deposits that a contribution names, if they are what it says they are."""
-    parts = {"train": contribution.train, "holdout": contribution.holdout, "incumbent": contribution.incumbent}
-    for part, claimed in parts.items():
-        if claimed is None:
-            continue
+    for part, claimed in contribution.parts().items():
         deposit = deposit_record(records, claimed.commitment)
         stated = deposit.stated
         theirs = (stated.party, stated.part, stated.rows, stated.positives, stated.data_schema)
@@ -124,14 +119,28 @@ def _agreed(records: Records, contribution: Contribution, schema: str) -> Iterat
                 "positives and schema must agree.",
                 "deposit-mismatch",
             )
+        if (part, contribution.placement) == ("train", "party") and stated.blob is not None:
+            raise refused(
+                f"{contribution.party}'s training rows lie at the escrow; with placement party they stay at the bank.",
+                "deposit-mismatch",
+                "Name placement escrow, or state the rows anew with `party dataset add --keep-training`.",
+            )
+        if stated.blob is None and contribution.placement == "escrow":
+            raise refused(
+                f"{contribution.party}'s {part} stays at the bank: its placement is party, not escrow.",
+                "deposit-mismatch",
+                "Name placement party for this contribution.",
+            )
         yield deposit
 
 
-def _looks_left(contract: Contract, deposit: DepositRecord) -> None:
+def looks_left(contract: Contract, deposit: DepositRecord) -> None:
+    """Refuse with `looks-exhausted` what would be one look too many at a deposit, by this contract's count."""
     most = contract.limits.looks
-    if most is not None and deposit.stated.part == "holdout" and deposit.looks >= most:
+    stated = deposit.stated
+    if most is not None and stated.commitment in contract.looked_at() and deposit.looks >= most:
         raise refused(
-            f"{deposit.stated.party}'s holdout has been run over {deposit.looks} times; the contract allows {most}.",
+            f"{stated.party}'s {stated.part} has been run over {deposit.looks} times; the contract allows {most}.",
             "looks-exhausted",
         )
 
@@ -141,7 +150,8 @@ def _run_key_opened(records: Records, statement: st.RunKeyOpened, entry: Entry) 
     yield from moved(records, case, Event.RUN_KEY_OPENED, run_recipient=statement.recipient, reason="approvals")
 
 
-def _in_time(case: CaseRecord, entry: Entry) -> None:
+def in_time(case: CaseRecord, entry: Entry) -> None:
+    """Refuse with `contract-expired` what comes after the contract's time."""
     if entry.time >= case.contract.limits.expires.timestamp():
         raise refused("The contract has expired.", "contract-expired")
 
@@ -155,12 +165,12 @@ def _own_case(records: Records, statement: st.ByParty, contract: str) -> CaseRec
 
 def _approved(records: Records, statement: st.ContractApproved, entry: Entry) -> Changed:
     case = _own_case(records, statement, statement.contract)
-    _in_time(case, entry)
+    in_time(case, entry)
     if case.state is not State.OPEN:
         raise refused(f"The contract is {case.state}: it cannot be approved.", "state-refused")
     if statement.party in case.approvals:
         raise refused(f"{statement.party} has approved this contract before.")
-    contribution = case.contract.contribution(statement.party)
+    contribution = case.contract.contributed(statement.party)
     due = contribution.unlocked() if contribution else ()
     if set(statement.keys) != set(due):
         raise refused("An approval seals the keys of exactly the party's own deposits.", "keys-mismatch")
@@ -183,7 +193,7 @@ def _rejected(records: Records, statement: st.ContractRejected, entry: Entry) ->
 def _used(rule: RuleRecord, statement: st.ByParty, effect: str, contract: Contract, entry: Entry) -> RuleRecord:
     """The standing rule with one use less, if it covers what was done in its name, all of it."""
     stated = rule.stated
-    contribution = contract.contribution(statement.party)
+    contribution = contract.contributed(statement.party)
     data = set(contribution.commitments()) if contribution else set()
     covers = {
         "party": stated.party == statement.party,
@@ -194,6 +204,7 @@ def _used(rule: RuleRecord, statement: st.ByParty, effect: str, contract: Contra
         "use count": rule.uses < stated.uses,
     }
     if effect == "approve":
+        covers["kind"] = isinstance(contract.computation, JointTraining)  # what a capsule tells depends on more
         shown = {recipient.party for recipient in contract.recipients} | set(contract.see_rounds())
         covers["recipients"] = shown <= set(stated.recipients)
         covers["clauses"] = set(stated.clauses) <= {term_digest(clause) for clause in contract.release}
@@ -213,68 +224,6 @@ def _withdrawn(records: Records, statement: st.ContractWithdrawn, entry: Entry) 
 def _halted(records: Records, statement: st.ContractHalted, entry: Entry) -> Changed:  # noqa: ARG001
     case = _own_case(records, statement, statement.contract)
     yield from moved(records, case, Event.HALTED, reason="halted")
-
-
-def _run_started(records: Records, statement: st.RunStarted, entry: Entry) -> Changed:
-    case = case_record(records, statement.contract)
-    _in_time(case, entry)
-    limits = case.contract.limits
-    if limits.not_before and entry.time < limits.not_before.timestamp():
-        raise refused("The contract may not run yet.", "contract-early")
-    if statement.run != case.run + 1 or statement.run > limits.runs:
-        raise refused(f"Run {statement.run} cannot start after {case.run} of {limits.runs} runs.", "runs-exhausted")
-    for contribution in case.contract.contributions:
-        holdout = deposit_record(records, contribution.holdout.commitment)
-        _looks_left(case.contract, holdout)
-        yield holdout.model_copy(update={"looks": holdout.looks + 1})
-    yield from moved(records, case, Event.RUN_STARTED, run=statement.run, stages={}, verdict=None, reason="run")
-
-
-def _current(records: Records, contract: str, run: int) -> CaseRecord:
-    case = case_record(records, contract)
-    if run != case.run:
-        raise refused(f"Run {run} is not the contract's current run.", "state-refused")
-    return case
-
-
-def _stage_completed(records: Records, statement: st.StageCompleted, entry: Entry) -> Changed:
-    case = _current(records, statement.contract, statement.run)
-    _in_time(case, entry)
-    done = len(case.stages)
-    if case.state is not State.RUNNING or done == len(STAGES) or statement.stage != STAGES[done]:
-        raise refused(f"Stage {statement.stage} is not the next one.", "state-refused")
-    yield case.model_copy(update={"stages": {**case.stages, statement.stage: statement.outputs}})
-
-
-def _decided(records: Records, statement: st.RunDecided, entry: Entry) -> Changed:  # noqa: ARG001
-    case = _current(records, statement.contract, statement.run)
-    if set(case.stages) != set(STAGES):
-        raise refused("A verdict needs every stage.", "state-refused")
-    if set(statement.findings) != {contribution.party for contribution in case.contract.contributions}:
-        raise refused("A verdict binds the findings of each contributor.")
-    if statement.verdict == "released":
-        event, reason = Event.DECIDED_RELEASED, "packages"
-    elif case.run < case.contract.limits.runs:
-        event, reason = Event.DECIDED_WITHHELD, "start"
-    else:
-        event, reason = Event.WITHHELD_LAST, "verdict"
-    yield from moved(records, case, event, verdict=statement.verdict, reason=reason)
-
-
-def _released(records: Records, statement: st.RunReleased, entry: Entry) -> Changed:
-    case = _current(records, statement.contract, statement.run)
-    _in_time(case, entry)
-    if set(statement.packages) != set(case.contract.names()):
-        raise refused("A release has one package for each party.")
-    yield from moved(records, case, Event.RELEASED, packages=statement.packages, reason="released")
-
-
-def _failed(records: Records, statement: st.RunFailed, entry: Entry) -> Changed:  # noqa: ARG001
-    case = _current(records, statement.contract, statement.run)
-    if statement.code not in CODES:
-        raise refused("A failure is told by a catalogued code and nothing else.")
-    event = Event.FAILED if case.run < case.contract.limits.runs else Event.FAILED_LAST
-    yield from moved(records, case, event, reason=statement.code, verdict=None)
 
 
 def _expired(records: Records, statement: st.ContractExpired, entry: Entry) -> Changed:
@@ -299,11 +248,6 @@ RULES: Final[Mapping[type[Statement], Callable[[Records, Any, Entry], Changed]]]
         st.ContractRejected: _rejected,
         st.ContractWithdrawn: _withdrawn,
         st.ContractHalted: _halted,
-        st.RunStarted: _run_started,
-        st.StageCompleted: _stage_completed,
-        st.RunDecided: _decided,
-        st.RunReleased: _released,
-        st.RunFailed: _failed,
         st.ContractExpired: _expired,
         st.KeyErased: _key_erased,
     }

@@ -13,7 +13,7 @@ from contracts.canonical import canonical
 from contracts.contract import Contract
 from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, State
-from contracts.statements import DataDeposited, EnrolmentRequest, RuleMade, Statement
+from contracts.statements import DataDeposited, EnrolmentRequest, ErrorPlace, RuleMade, Statement
 from contracts.terms import Commitment, Digest, Document, Name, Term
 
 Kind = Literal["ledger", "party", "deposit", "rule", "case"]
@@ -73,7 +73,7 @@ class DepositRecord(Record):
     stated: DataDeposited
     revoked: bool = False
     contracts: tuple[Digest, ...] = ()  # the unfinished ones that use it
-    looks: int = 0  # runs started over it as a holdout: each may end in a decision
+    looks: int = 0  # runs started over it as a holdout or a table: each may tell something of it
 
     def key(self) -> Key:
         """By commitment."""
@@ -100,12 +100,13 @@ class CaseRecord(Record):
     contract: Contract
     proposer: Name
     state: State = State.PROPOSED
-    reason: str = "run-key"  # why it waits or how it ended, a closed vocabulary (see contracts.proceedings)
+    reason: str = "run-key"  # why it waits or how it ended, a closed vocabulary (see contracts.proceedings and running)
     run_recipient: str | None = None
     approvals: dict[Name, int] = Field(default_factory=dict)  # party -> index of its approval on the ledger
     run: int = 0  # runs started
     stages: dict[str, Commitment] = Field(default_factory=dict)  # completed in the current run, and their outputs
     verdict: str | None = None  # of the current run
+    place: ErrorPlace | None = None  # where a capsule's code failed in the current run, if that is disclosed
     packages: dict[Name, Digest] = Field(default_factory=dict)
     key_erased: bool = False
 

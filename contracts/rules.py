@@ -3,13 +3,13 @@
 `apply(records, entry)` either refuses a statement with an `EscrowError` or returns the records it changes. The escrow
 runs it before it appends; replay and every auditor run the same function. Deny by default: a statement that no rule
 permits is refused. The rules on ledger, parties, deposits and standing rules stand here; those on a contract's course
-in `contracts.proceedings`.
+in `contracts.proceedings`, those on its runs in `contracts.running`.
 
  1. The first statement opens the ledger, and only the first does.
  2. Every statement names this ledger and is signed by the key its signer was admitted with (`authority`).
  3. A party is admitted once under a name, on its own signature; revoked, its unfinished contracts are halted.
  4. A deposit is stated by its owner, once; revoked, every unfinished contract that uses it is halted. The bytes of a
-    party's deposits are counted and bounded.
+    party's deposits are counted and bounded; so is a capsule, which the escrow opens in memory.
  5. A standing rule is made, once, and revoked by the party that it binds.
  6. Whoever was admitted revokes TLS keys of its own: each once, and a bounded number.
 """
@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from contracts import proceedings
+from contracts import proceedings, running
 from contracts import statements as st
 from contracts.canonical import decode_base64
+from contracts.capsule import PACKED_BYTES_AT_MOST
 from contracts.contract import Contract
 from contracts.lifecycle import Event
 from contracts.proceedings import moved, refused
@@ -163,10 +164,16 @@ def _data_deposited(records: Records, statement: st.DataDeposited, entry: Entry)
     party = party_record(records, statement.party)
     if party.request.role != "party":
         raise refused(f"{statement.party} was not admitted as a party: it deposits nothing.")
-    if (statement.rows is None) != (statement.part == "incumbent"):
-        raise refused("A train or holdout deposit states its rows; an incumbent model has none.")
+    if (statement.rows is None) != (statement.part in {"incumbent", "capsule"}):
+        raise refused("A deposit of rows states how many; an incumbent model and a capsule have none.")
     if (statement.positives is None) != (statement.part != "holdout"):
         raise refused("A holdout deposit states its positives, and no other does.")
+    if (statement.data_schema is None) != (statement.part in {"table", "capsule"}):
+        raise refused("What a joint training uses states its schema; a table and a capsule have none.")
+    if (statement.blob is None) != (statement.size == 0) or (statement.blob is None and statement.part != "train"):
+        raise refused("A deposit is an encrypted file of at least one byte; training rows alone may stay at the bank.")
+    if statement.part == "capsule" and statement.size > PACKED_BYTES_AT_MOST:
+        raise refused(f"A capsule has at most {PACKED_BYTES_AT_MOST >> 20} MiB.", "quota-exceeded")
     deposited = party.deposited + statement.size
     if deposited > DEPOSITED_AT_MOST:
         raise refused(f"{statement.party}'s deposits have at most {DEPOSITED_AT_MOST} bytes.", "quota-exceeded")
@@ -229,5 +236,6 @@ _RULES: Final[Mapping[type[Statement], Callable[[Records, Any, Entry], Changed]]
         st.RuleRevoked: _rule_revoked,
         st.CertificateRevoked: _certificate_revoked,
         **proceedings.RULES,
+        **running.RULES,
     }
 )

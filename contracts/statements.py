@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
 from contracts.canonical import canonical, digest, parse
-from contracts.contract import Contract, Count, problems
+from contracts.computation import Stage
+from contracts.contract import Contract
+from contracts.contributions import Count
 from contracts.errors import EscrowError
 from contracts.signing import PublicKey
-from contracts.terms import Commitment, Digest, Document, Name
+from contracts.terms import Commitment, Digest, Document, Name, Term, problems
 
 Origin = Annotated[str, Field(pattern=r"^[a-z0-9.-]+(/[a-z0-9.-]+)*$", max_length=128)]
 Recipient = Annotated[str, Field(pattern=r"^age1[0-9a-z]{10,200}$")]
@@ -92,16 +94,16 @@ class PartyRevoked(ByEscrow):
 
 
 class DataDeposited(ByParty):
-    """A committed file, encrypted to a key that only the party holds."""
+    """A committed file, encrypted to a key that only the party holds; training rows may stay with the party."""
 
     kind: Literal["data-deposited"] = "data-deposited"
-    part: Literal["train", "holdout", "incumbent"]
+    part: Literal["train", "holdout", "incumbent", "table", "capsule"]
     commitment: Commitment
-    data_schema: Digest = Field(alias="schema")
+    data_schema: Digest | None = Field(default=None, alias="schema")  # of what a joint training uses
     rows: Count | None = None
     positives: Count | None = None
-    blob: Digest  # of the ciphertext
-    size: Count  # of the ciphertext, in bytes
+    blob: Digest | None = None  # of the ciphertext; none if it stays with the party
+    size: Annotated[int, Field(ge=0, le=2**50)] = 0  # of the ciphertext, in bytes
 
 
 class DataRevoked(ByParty):
@@ -199,42 +201,69 @@ class RunStarted(ByEscrow):
 
 
 class StageCompleted(ByEscrow):
-    """A stage's outputs, as one salted commitment to their names and contents."""
+    """A stage's outputs, as one salted commitment to their names and contents.
+
+    `rounds`: of what workers said to each other, one digest a round, that before the first included. Each is the digest
+    of the digests of every party's questions and answers (`escrow.relay`), so it holds no data and can be guessed by
+    nobody who has not the messages. If training went on at a checkpoint, the rounds up to there have the digests of the
+    attempt that kept them, the one before the first included: what a later attempt asks again before it goes on has
+    none. Later rounds have those of the attempt that went through them last.
+    """
 
     kind: Literal["stage-completed"] = "stage-completed"
     contract: Digest
     run: Run
-    stage: Literal["prepare", "baseline", "train", "evaluate"]
+    stage: Stage
     outputs: Commitment
+    rounds: Annotated[tuple[Digest, ...], Field(max_length=1001)] = ()
 
 
 class RunDecided(ByEscrow):
-    """The verdict, and each contributor's findings as a salted commitment, opened to nobody but that party."""
+    """The verdict, and each contributor's findings as a salted commitment, opened to nobody but that party.
+
+    `held`: a capsule has run, and its outputs wait to be vetted.
+    """
 
     kind: Literal["run-decided"] = "run-decided"
     contract: Digest
     run: Run
-    verdict: Literal["released", "withheld", "undecided"]
+    verdict: Literal["released", "withheld", "undecided", "held"]
     findings: dict[Name, Commitment]
 
 
 class RunReleased(ByEscrow):
-    """What each party may collect, by digest of its ciphertext; `model` binds the bundle that all recipients get."""
+    """What each party may collect, by digest of its ciphertext; `product` binds what all recipients get.
+
+    That is the joint model, by its manifest, or a capsule's outputs, by theirs.
+    """
 
     kind: Literal["run-released"] = "run-released"
     contract: Digest
     run: Run
-    model: Commitment
+    product: Commitment
     packages: dict[Name, Digest]
 
 
+class ErrorPlace(Term):
+    """Where a capsule's code failed: the class of the exception, and the line of its own code."""
+
+    exception: Annotated[str, Field(pattern=r"^[A-Z][A-Za-z]{0,39}$")]
+    file: Annotated[str, Field(pattern=r"^code/[A-Za-z0-9._/-]{1,95}$")]
+    line: Annotated[int, Field(ge=1, le=100_000)]
+
+    def words(self) -> str:
+        """For people."""
+        return f"{self.exception} in {self.file}, line {self.line}"
+
+
 class RunFailed(ByEscrow):
-    """The run ended without a verdict; a catalogued code is all that is said."""
+    """The run ended without a verdict; a catalogued code is all that is said, and a capsule's place if all agreed."""
 
     kind: Literal["run-failed"] = "run-failed"
     contract: Digest
     run: Run
     code: ErrorCode
+    place: ErrorPlace | None = None
 
 
 class ContractExpired(ByEscrow):

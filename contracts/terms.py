@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from contracts.canonical import canonical
 
@@ -31,8 +31,8 @@ class Document(Term):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """See `pydantic.BaseModel.model_copy`; what was computed of this document does not hold for the copy."""
         copied = super().model_copy(update=update, deep=deep)
-        for computed in ("form", "_digest"):
-            copied.__dict__.pop(computed, None)
+        for computed in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[computed]
         return copied
 
     @cached_property
@@ -52,3 +52,13 @@ Commitment = Annotated[str, StringConstraints(pattern=r"^sha256-salted:[0-9a-f]{
 
 Column = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 """A column name of a table."""
+
+
+def problems(error: ValidationError) -> list[str]:
+    """A validation error as one line a problem: where it is and what is wrong, without echoing long input."""
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in item["loc"])
+        what = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}: {what}" if where else what)
+    return lines

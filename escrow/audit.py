@@ -25,9 +25,10 @@ from contracts.canonical import digest
 from contracts.entries import Step as Entry
 from contracts.entries import steps
 from contracts.errors import EscrowError
+from contracts.notes import Checkpoint, parse_note
 from contracts.records import Key, Record
 from contracts.signing import Envelope, verify
-from contracts.transparency import Checkpoint, Tree, parse_note
+from contracts.transparency import Tree
 from escrow import home
 from escrow.engine import Database
 from escrow.migrations import require_current

@@ -26,9 +26,9 @@ from typing import IO, Any, Final, NamedTuple
 
 from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, State
+from contracts.notes import Checkpoint
 from contracts.records import CaseRecord
 from contracts.signing import Ed25519Signer
-from contracts.transparency import Checkpoint
 from escrow import home, transfer
 from escrow.core import Core
 from escrow.disk import arriving, full_disk_refused, private, write_whole

@@ -17,12 +17,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from contracts.errors import CODES, EscrowError
-
-if TYPE_CHECKING:
-    from escrow.runtime.base import Runtime
 
 SOCKET: Final = "operator.sock"
 REQUEST_BYTES: Final = 64 << 10
@@ -34,23 +31,14 @@ _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 Verbs = Callable[..., dict[str, Any]]
 """Does one of the operator's verbs: called with its name, and its arguments by name."""
 
-MakeRuntime = Callable[[Path], "Runtime"]
-"""What runs the jobs of the escrow in a directory."""
-
-
-def process_runtime(directory: Path) -> "Runtime":
-    """Plain child processes: not sealed."""
-    from escrow.runtime.process import ProcessRuntime, memory_root  # noqa: PLC0415 - see `operating`
-
-    return ProcessRuntime(memory_root(directory))
-
 
 @contextmanager
-def operating(directory: Path, runtime: MakeRuntime = process_runtime) -> Iterator[Verbs]:
-    """The operator's verbs on the escrow of a directory, whether it serves or not.
+def operating(directory: Path) -> Iterator[Verbs]:
+    """The operator's verbs on the escrow of a directory, whether it serves or not; no verb starts a job.
 
     Raises:
-        EscrowError: `escrow-missing`, or `escrow-busy` if another command has the directory open.
+        EscrowError: `escrow-missing`, `escrow-busy` if another command has the directory open, or `engine-missing` if a
+            killed escrow left sealed jobs and nothing here can end them.
     """
     if serves(directory):
         yield lambda verb, **arguments: _asked(directory, verb, arguments)
@@ -58,9 +46,10 @@ def operating(directory: Path, runtime: MakeRuntime = process_runtime) -> Iterat
     from escrow.core import Core  # noqa: PLC0415 - takes a second, which asking who serves need not wait for
     from escrow.housekeeping import Housekeeping  # noqa: PLC0415
     from escrow.operator import Operator  # noqa: PLC0415
+    from escrow.sealing import resting  # noqa: PLC0415
 
-    with runtime(directory) as runs:
-        core = Core.open(directory, runs)
+    with resting(directory) as runtime:
+        core = Core.open(directory, runtime)
         try:
             yield Operator(core, Housekeeping(core))
         finally:
@@ -230,4 +219,4 @@ def _trusted(connection: socket.socket) -> bool:
     return uid in {0, os.geteuid()}
 
 
-__all__ = ["SOCKET", "Channel", "MakeRuntime", "Verbs", "operating", "process_runtime", "serves"]
+__all__ = ["SOCKET", "Channel", "Verbs", "operating", "serves"]

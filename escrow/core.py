@@ -18,18 +18,13 @@ from pydantic import ValidationError
 from contracts import statements as st
 from contracts.api import Receipt
 from contracts.canonical import encode_base64, parse
-from contracts.contract import problems
 from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, State
-from contracts.records import (
-    CaseRecord,
-    Key,
-    PartyRecord,
-    Record,
-    party_record,
-)
+from contracts.records import CaseRecord, Key, PartyRecord, Record, party_record
 from contracts.signing import Envelope, Signer, sign, verify
 from contracts.statements import ByEscrow, EnrolmentRequest, Statement
+from contracts.status import waits
+from contracts.terms import problems
 from escrow import home
 from escrow.age import recipient_of
 from escrow.authority import Authority
@@ -37,9 +32,12 @@ from escrow.blobs import blobs_at
 from escrow.disk import full_disk_refused
 from escrow.hub import Hub
 from escrow.ledger import Appended, Ledger
-from escrow.runs import Progress, Runs, key_name, silent
-from escrow.runtime.base import Limits, Runtime
+from escrow.nodes import Nodes
+from escrow.runs import Runs, key_name, silent
+from escrow.runtime.base import Runtime
+from escrow.runtime.job import Limits
 from escrow.session import Session
+from escrow.stages import Progress
 from escrow.turns import Turns
 from escrow.uploads import UploadLimits, Uploads
 from escrow.vault import Vault
@@ -68,6 +66,7 @@ class Core:
     limits: Limits = field(default_factory=Limits)
     turns: Turns = field(default_factory=Turns)
     hub: Hub = field(default_factory=Hub)
+    nodes: Nodes = field(default_factory=Nodes)  # knows the hub and the ledger (`open`)
     owing: threading.Event = field(default_factory=threading.Event)  # something failed that `settle` makes up for
 
     @classmethod
@@ -110,7 +109,9 @@ class Core:
             ledger = Ledger(home.database_url(directory))
             vault = Vault(directory / "vault", blobs_at(home.blobs_url(directory), directory / "vault" / "blobs"))
             uploads = Uploads(directory / "uploads", vault, UploadLimits())
-            core = cls(directory, origin, signer, ledger, vault, uploads, runtime, lock, now)
+            hub = Hub()
+            nodes = Nodes(lambda: hub.tell(()), lambda contract: ledger.case(contract).ended)
+            core = cls(directory, origin, signer, ledger, vault, uploads, runtime, lock, now, hub=hub, nodes=nodes)
             core.recover()
         except BaseException:
             lock.release()
@@ -128,16 +129,23 @@ class Core:
             origin=self.origin,
             state=self.state,
             turns=self.turns,
+            nodes=self.nodes,
             limits=self.limits,
         )
 
     def close(self) -> None:
         """End what runs, leave no plaintext of it, and give everything back."""
-        self.hub.close()
+        self.let_go()
+        self.nodes.close()
         self.runtime.close()
         self.runtime.sweep()
         self.ledger.close()
         self.lock.release()
+
+    def let_go(self) -> None:
+        """End every listener and every connection of a node, also of who comes later; runs go on."""
+        self.hub.close()
+        self.nodes.hang_up()
 
     def recover(self) -> None:
         """After a start: finish whatever the ledger says was begun. Idempotent."""
@@ -166,6 +174,10 @@ class Core:
             appended = replace(appended, changed=tuple(self._touched(statement)))
         if concerned := {name for record in appended.changed for name in _concerned(record)}:
             self.hub.tell(concerned)
+            self.nodes.look(concerned)
+        for record in appended.changed:
+            if isinstance(record, CaseRecord) and record.ended:
+                self.nodes.forget(record.digest)
         return appended
 
     def _touched(self, statement: Statement) -> Iterable[Record]:
@@ -191,12 +203,7 @@ class Core:
             EscrowError: `key-mismatch` if the request was signed with another key, `vault-sealed` if nothing can be
                 encrypted to the party.
         """
-        try:
-            asked = EnrolmentRequest.model_validate(parse(request.payload))
-        except ValidationError as error:
-            wrong = "; ".join(problems(error))
-            raise EscrowError("document-invalid", f"The request is not valid: {wrong}.") from None
-        verify(request, asked.public_key)
+        asked = signed_request(request, "document-invalid")
         if request.key_id != fingerprint:
             raise EscrowError("key-mismatch", "The request was signed with another key than the one you compared.")
         recipient_of(asked.recipient)
@@ -232,6 +239,10 @@ class Core:
         """The contracts that have not ended, by digest."""
         states = [state for state in State if state not in TERMINAL]
         return [case for case in self.ledger.all("case", states=states) if isinstance(case, CaseRecord)]
+
+    def waits(self, case: CaseRecord) -> tuple[str, tuple[str, ...]]:
+        """Why a contract waits or how it ended, and whose turn it is, nodes that are not connected included."""
+        return waits(case, self.nodes.missing(case.contract))
 
     def head(self) -> str:
         """The ledger's head as a signed note."""
@@ -294,6 +305,21 @@ class Core:
         size = int(head.split("\n", 2)[1])
         proof = tuple(each.hex() for each in self.ledger.inclusion(appended.index, size))
         return Receipt(index=appended.index, time=appended.time, envelope=envelope.digest, head=head, proof=proof)
+
+
+def signed_request(envelope: Envelope, code: str) -> EnrolmentRequest:
+    """The request to be admitted in an envelope that its own key signed.
+
+    Raises:
+        EscrowError: with this code if the envelope holds no request; or as `verify`.
+    """
+    try:
+        asked = EnrolmentRequest.model_validate(parse(envelope.payload))
+    except ValidationError as error:
+        wrong = "; ".join(problems(error))
+        raise EscrowError(code, f"The request is not valid: {wrong}.") from None
+    verify(envelope, asked.public_key)
+    return asked
 
 
 def _concerned(record: Record) -> Iterable[str]:

@@ -20,15 +20,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final, Self
 
-from escrow.channel import Channel, MakeRuntime, process_runtime
+from escrow.channel import Channel
 from escrow.core import Core, clock
 from escrow.disk import write_whole
 from escrow.housekeeping import Housekeeping
 from escrow.logs import Log
 from escrow.operator import Operator
+from escrow.runtime.base import Runtime
+from escrow.runtime.signals import heard
 from escrow.scheduler import Scheduler
 from escrow.server import Ports, Server
 from escrow.telemetry import Figures, Telemetry, Web
@@ -115,24 +116,33 @@ def serve(
     log: Log,
     settings: Settings,
     *,
-    runtime: MakeRuntime = process_runtime,
+    runtime: Callable[[Path], Runtime],
     now: Callable[[], int] = clock,
 ) -> None:
     """Serve the escrow of a directory until SIGTERM or SIGINT; called from the main thread.
 
+    Args:
+        directory: of the escrow.
+        log: where it says what happens.
+        settings: how it serves.
+        runtime: makes what runs the jobs of the escrow in a directory (see `escrow.sealing`).
+        now: the clock.
+
     Raises:
-        EscrowError: `escrow-missing`, `escrow-busy`, `port-taken`, `usage` for a host that is none, or as `Core.open`.
+        EscrowError: `escrow-missing`, `escrow-busy`, `port-taken`, `usage` for a host that is none, or as `runtime` and
+            `Core.open`.
     """
     _more_files()
-    with log.libraries(), _signalled() as signalled, runtime(directory) as runs:
+    with log.libraries(), heard(SIGNALS, once=True) as signals, runtime(directory) as runs:
         begin = time.monotonic()
         core = Core.open(directory, runs, now=now)
         try:
             serving = Serving.start(core, log, settings)
             try:
                 with _announced(directory, serving.where()):
-                    log.event("ready", pid=os.getpid(), seconds=round(time.monotonic() - begin, 3), **serving.where())
-                    signalled.wait()
+                    seconds = round(time.monotonic() - begin, 3)
+                    log.event("ready", pid=os.getpid(), seconds=seconds, sealing=runs.sealing, **serving.where())
+                    signals.wait()
                     log.event("draining")
             finally:
                 in_time = serving.stop(settings.grace_seconds)
@@ -147,24 +157,6 @@ def _more_files() -> None:
     wished = FILES_AT_MOST if hard == resource.RLIM_INFINITY else min(hard, FILES_AT_MOST)
     if soft != resource.RLIM_INFINITY and soft < wished:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wished, hard))
-
-
-@contextmanager
-def _signalled() -> Iterator[threading.Event]:
-    """An event that the first signal sets; the second one ends the process, as if nobody had listened."""
-    event = threading.Event()
-
-    def hear(number: int, _: FrameType | None) -> None:  # noqa: ARG001 - the system's form
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        event.set()
-
-    before = {each: signal.signal(each, hear) for each in SIGNALS}
-    try:
-        yield event
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """What an escrow needs of its machine, checked one by one: each check says what it found, or what is wrong and what to
 do. Nothing is repaired, and nothing is left behind.
+
+What only the other kind of executor needs (see `escrow.sealing`) is looked at as well, and noted where it is missing:
+only what this escrow itself needs can be wrong.
 """
 
 import hashlib
@@ -15,18 +18,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from contracts.errors import EscrowError
-from escrow import home, rows
+from escrow import containers, home, rows
 from escrow.authority import Authority
 from escrow.blobs import blobs_at
 from escrow.certificates import days_left
 from escrow.channel import serves
+from escrow.containers import Note
 from escrow.disk import private
 from escrow.engine import Database
 from escrow.migrations import require_current
-from escrow.runtime.process import ProcessRuntime, code_digest, memory_root, package_folders
+from escrow.runtime.process import code_digest, package_folders
+from escrow.sealing import Seal
 
 GIB: Final = 1 << 30
 ROOM_AT_LEAST: Final = 2 * GIB
@@ -38,12 +43,16 @@ _SECRET: Final = ("key.pem", "escrow.json", "tls/authority.pem", "tls/server.pem
 _TRAINING: Final = ("torch", "flwr", "sklearn", "onnx", "skl2onnx")
 
 
+Mark = Literal["ok", "note", "wrong"]
+"""How a check came out; a note is worth knowing, and keeps nothing from working."""
+
+
 @dataclass(frozen=True)
 class Check:
-    """One check: what it is about, whether all is well, what was found, and what to do if not."""
+    """One check: what it is about, how it came out, what was found, and what to do if not all is well."""
 
     name: str
-    ok: bool
+    mark: Mark
     found: str
     advice: str = ""
 
@@ -56,6 +65,7 @@ class Patient:
     now: int  # whole seconds since 1970
     host: str
     ports: dict[str, int]
+    seal: Seal
 
 
 def examine(patient: Patient) -> Iterator[Check]:
@@ -69,13 +79,20 @@ def examine(patient: Patient) -> Iterator[Check]:
         yield _made(name, check, patient)
 
 
-def _made(name: str, check: Callable[[Patient], str], patient: Patient) -> Check:
+def _made(name: str, check: Callable[[Patient], str | Note], patient: Patient) -> Check:
     try:
-        return Check(name, ok=True, found=check(patient))
+        found = check(patient)
     except EscrowError as error:
-        return Check(name, ok=False, found=error.message, advice=error.hint)
+        return Check(name, _gravity(name, patient.seal), error.message, error.hint)
     except OSError as error:
-        return Check(name, ok=False, found=f"{error.filename or 'the system'}: {error.strerror}.", advice="Correct it.")
+        return Check(name, "wrong", f"{error.filename or 'the system'}: {error.strerror}.", "Correct it.")
+    return Check(name, "ok", found) if isinstance(found, str) else Check(name, "note", *found)
+
+
+def _gravity(name: str, seal: Seal) -> Mark:
+    """How grave it is that a check failed."""
+    unneeded = _SEALED_ONLY if seal.sealing == "none" else _UNSEALED_ONLY
+    return "note" if name in unneeded else "wrong"
 
 
 def _wrong(found: str, advice: str) -> EscrowError:
@@ -192,21 +209,43 @@ def _files(_: Patient) -> str:
 def _worker(_: Patient) -> str:
     missing = [name for name in _TRAINING if find_spec(name) is None]
     if missing:
-        raise _wrong(f"The worker cannot import {', '.join(missing)}.", "pip install 'model-escrow[escrow]'")
-    return f"{code_digest(package_folders('models', 'contracts'))}, sealing {ProcessRuntime.sealing}"
+        raise _wrong(f"Plain processes cannot import {', '.join(missing)}.", "pip install 'model-escrow[escrow]'")
+    return f"plain processes would run {code_digest(package_folders('models', 'contracts'))}"
 
 
-def _memory(patient: Patient) -> str:
-    root = memory_root(patient.directory)
+def _memory(patient: Patient) -> str | Note:
+    root = patient.seal.jobs(patient.directory)
     free = shutil.disk_usage(root.parent).free
-    if not root.is_relative_to("/dev/shm"):  # noqa: S108 - compared only
+    if root.parent not in _mounted("tmpfs"):
         raise _wrong(f"Jobs would keep plaintext on the disk, in {root}.", "Mount a tmpfs at /dev/shm.")
     if free < MEMORY_AT_LEAST:
-        raise _wrong(f"{free / GIB:.1f} GiB are free in /dev/shm.", "Give it more: mount -o remount,size=8G /dev/shm")
+        raise _wrong(f"{free / GIB:.1f} GiB are free in {root.parent}.", "mount -o remount,size=8G /dev/shm")
+    if len(Path("/proc/swaps").read_text().splitlines()) > 1:
+        return Note("This machine may write memory, and so plaintext, to its swap.", "Encrypt the swap, or swapoff -a.")
     return f"jobs have {free / GIB:.0f} GiB of memory at {root}"
 
 
-_CHECKS: Final[dict[str, Callable[[Patient], str]]] = {
+def _crashes(_: Patient) -> str | Note:
+    """What the kernel does with what a worker leaves when it crashes; see core(5) and proc_sys_debug(5)."""
+    found = {}
+    if Path("/proc/sys/kernel/core_pattern").read_text().startswith(("|", "@")):
+        found["sysctl kernel.core_pattern=core"] = "A worker that crashes on purpose can hand its memory to a program."
+    trace = Path("/proc/sys/debug/exception-trace")  # not every kernel has it
+    if trace.exists() and trace.read_text().strip() != "0":
+        said = "A worker that crashes leaves its name, addresses and 64 bytes of its code in the kernel's log."
+        found["sysctl debug.exception-trace=0"] = said
+    if found:
+        return Note(" ".join(found.values()), "; ".join(found))
+    return "a worker that crashes leaves no core, and in the kernel's log no word of its own"
+
+
+def _mounted(kind: str) -> set[Path]:
+    """Where file systems of a kind are mounted; see proc_pid_mountinfo(5)."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {Path(fields[4]) for fields in lines if fields[fields.index("-") + 1] == kind}
+
+
+_CHECKS: Final[dict[str, Callable[[Patient], str | Note]]] = {
     "directory": _directory,
     "database": _database,
     "clock": _clock,
@@ -215,8 +254,15 @@ _CHECKS: Final[dict[str, Callable[[Patient], str]]] = {
     "certificates": _certificates,
     "ports": _ports,
     "files": _files,
-    "worker": _worker,
     "memory": _memory,
+    "crashes": _crashes,
+    "worker": _worker,
+    "engine": lambda _: containers.engine_answers(),
+    "limits": lambda _: containers.limits_hold(),
+    "runtimes": lambda patient: containers.runtimes_there(patient.seal.sealing),
+    "image": lambda patient: containers.image_there(patient.seal.image),
 }
+_UNSEALED_ONLY: Final = frozenset({"worker"})
+_SEALED_ONLY: Final = frozenset({"engine", "limits", "runtimes", "image"})
 
 __all__ = ["Check", "Patient", "examine"]

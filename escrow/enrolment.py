@@ -17,17 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pydantic import ValidationError
-
-from contracts.canonical import parse
-from contracts.contract import problems
 from contracts.enrolment import read_certificate_request, tls_key_digest
 from contracts.errors import EscrowError
 from contracts.records import Key, PartyRecord
-from contracts.signing import Envelope, verify
+from contracts.signing import Envelope
 from contracts.statements import EnrolmentRequest
 from escrow.authority import Authority
-from escrow.core import Core
+from escrow.core import Core, signed_request
 from escrow.disk import full_disk_refused, private, write_whole
 
 WAITING_AT_MOST: Final = 1000
@@ -159,12 +155,7 @@ def read_request(envelope: Envelope, ledger: str) -> EnrolmentRequest:
     Raises:
         EscrowError: `enrolment-refused`, or as `verify`.
     """
-    try:
-        asked = EnrolmentRequest.model_validate(parse(envelope.payload))
-    except ValidationError as error:
-        wrong = "; ".join(problems(error))
-        raise EscrowError("enrolment-refused", f"The request is not valid: {wrong}.") from None
-    verify(envelope, asked.public_key)
+    asked = signed_request(envelope, "enrolment-refused")
     if asked.ledger != ledger:
         raise EscrowError("enrolment-refused", f"The request is meant for another ledger, {asked.ledger}.")
     return asked

@@ -6,8 +6,9 @@
 3. Every answer carries the ledger's head and the proof that it continues what the caller has seen.
 4. A refusal travels as code, sentence and hint. An error that nobody foresaw travels as the code `bug`, without a
    trace; the trace is in the log, which holds names, codes and times, never what was sent.
-5. Nothing a caller sends is unbounded: messages, streams, simultaneous calls, uploads and listeners have limits; an
-   upload that stalls, and a stream of answers that its reader does not take, are cut off (`Patience`).
+5. Nothing a caller sends is unbounded: messages, streams, simultaneous calls, uploads, listeners and nodes have limits;
+   an upload that stalls, and a stream of answers that its reader does not take, are cut off (`Patience`). A node may
+   wait as long as its connection lasts: with 16 joins a party leaves itself 48 of its 64 calls (`escrow.nodes`).
 6. All this begins once a call's message has arrived. Until then it has a thread and no name: what bounds it stands in
    `escrow.server`, and is the connection's age.
 """

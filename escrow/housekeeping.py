@@ -7,7 +7,7 @@ statement (`escrow.vault.WAIT`).
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -39,7 +39,7 @@ class Housekeeping:
         try:
             now = self.storage_clock()
             deposits = [each for each in self.core.ledger.all("deposit") if isinstance(each, DepositRecord)]
-            self.core.uploads.sweep(now, {each.stated.blob for each in deposits})
+            self.core.uploads.sweep(now, _blobs(deposits))
             old = self.core.vault.unclaimed(needed(self.core.ledger), now)
             late = needed(self.core.ledger) if old else frozenset()  # a statement may have come while we looked
             gone = tuple(each for each in old if each not in late)
@@ -54,8 +54,13 @@ def needed(ledger: Ledger) -> frozenset[Digest]:
     """The encrypted files that the ledger gives a meaning."""
     deposits = [each for each in ledger.all("deposit") if isinstance(each, DepositRecord)]
     released = [each for each in ledger.all("case", states=[State.RELEASED]) if isinstance(each, CaseRecord)]
-    stated = {each.stated.blob for each in deposits if each.contracts or not each.revoked}
+    stated = _blobs(each for each in deposits if each.contracts or not each.revoked)
     return frozenset(stated | {blob for case in released for blob in case.packages.values()})
+
+
+def _blobs(deposits: Iterable[DepositRecord]) -> set[Digest]:
+    """The files of these deposits; rows that stay with their party have none here."""
+    return {each.stated.blob for each in deposits if each.stated.blob is not None}
 
 
 __all__ = ["Housekeeping", "needed"]

@@ -19,8 +19,9 @@ from escrow.vault import Vault, unseal_bytes
 
 @dataclass(frozen=True)
 class Unlocked:
-    """What opens a deposit."""
+    """What opens a party's deposit."""
 
+    party: str
     commitment: str
     blob: str  # digest of the ciphertext
     identity: str = field(repr=False)
@@ -40,21 +41,23 @@ def unlocked(case: CaseRecord, ledger: Ledger, run_identity: str) -> Mapping[str
             sealed |= approval.keys
     records = ledger.records(*(Key("deposit", commitment) for commitment in sealed))
     return {
-        record.stated.commitment: _unlocked(record, sealed[record.stated.commitment], run_identity)
+        record.stated.commitment: _unlocked(record, record.stated.blob, sealed[record.stated.commitment], run_identity)
         for record in records.values()
-        if isinstance(record, DepositRecord)
+        if isinstance(record, DepositRecord) and record.stated.blob is not None
     }
 
 
-def _unlocked(record: DepositRecord, sealed: str, run_identity: str) -> Unlocked:
+def _unlocked(record: DepositRecord, blob: str, sealed: str, run_identity: str) -> Unlocked:
     try:
         match parse(unseal_bytes(decode_base64(sealed), run_identity)):
             case {"identity": str(identity), "salt": str(salt), **nothing_else} if not nothing_else:
                 if len(salt) == 2 * SALT_BYTES:
-                    return Unlocked(record.stated.commitment, record.stated.blob, identity, bytes.fromhex(salt))
+                    return Unlocked(record.stated.party, record.stated.commitment, blob, identity, bytes.fromhex(salt))
     except (ValueError, EscrowError):
         pass  # told below, in one way whatever it was
-    raise EscrowError("key-refused", f"{record.stated.party}'s approval does not open its deposit.")
+    raise EscrowError(
+        "key-refused", f"{record.stated.party}'s approval does not open its deposit.", party=record.stated.party
+    )
 
 
 class _Hashed:
@@ -85,8 +88,10 @@ def source(vault: Vault, key: Unlocked) -> Callable[[BinaryIO], None]:
         except EscrowError as error:
             if error.code != "vault-sealed":
                 raise
-            raise EscrowError("key-refused", "An approval does not open its party's deposit.") from None
+            raise EscrowError(
+                "key-refused", "An approval does not open its party's deposit.", party=key.party
+            ) from None
         if commitment(key.salt, hashed.digest()) != key.commitment:
-            raise EscrowError("commitment-mismatch", "A deposit is not what its commitment says.")
+            raise EscrowError("commitment-mismatch", "A deposit is not what its commitment says.", party=key.party)
 
     return write

@@ -14,21 +14,12 @@ from sqlalchemy import Connection, Select
 
 from contracts.entries import checked, leaf, read_leaf
 from contracts.errors import EscrowError
-from contracts.records import CaseRecord, DepositRecord, Key, Record
+from contracts.notes import Checkpoint, sign_note
+from contracts.records import CaseRecord, DepositRecord, Key, Record, case_record
 from contracts.rules import wanted
 from contracts.signing import Envelope, Signer
 from contracts.statements import Statement, read
-from contracts.transparency import (
-    HASH_BYTES,
-    Checkpoint,
-    Node,
-    Tree,
-    consistency_proof,
-    inclusion_proof,
-    leaf_hash,
-    node_row,
-    sign_note,
-)
+from contracts.transparency import HASH_BYTES, Node, Tree, consistency_proof, inclusion_proof, leaf_hash, node_row
 from escrow import rows
 from escrow.cache import Cache, Nodes
 from escrow.engine import Database
@@ -167,6 +158,10 @@ class Ledger:
             if not self._cache.put(stamp, loaded) and found:  # what was found before may be older
                 found, loaded = {}, rows.load(connection, set(keys))
         return found | {key: each.record for key, each in loaded.items()}
+
+    def case(self, contract: str) -> CaseRecord:
+        """A contract as it stands; `contract-unknown` if none has this digest."""
+        return case_record(self.records(Key("case", contract)), contract)
 
     def all(self, kind: str, *, states: Sequence[str] = ()) -> list[Record]:
         """All records of a kind; contracts may be asked for by state."""

@@ -21,6 +21,7 @@ from typing import Final, Literal, TextIO
 Level = Literal["info", "warning", "error"]
 Field = str | int | float | bool | None | list[str]
 
+_EVENT: Final = "escrow_event"
 _OWN: Final = "escrow."  # loggers whose words hold no data
 
 
@@ -68,6 +69,10 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+        told = getattr(record, _EVENT, None)
+        if isinstance(told, dict) and record.name.startswith(_OWN):
+            self._log.event(level=level, **told)
+            return
         fields: dict[str, Field] = {"logger": record.name, "at": f"{record.filename}:{record.lineno}"}
         if record.name.startswith(_OWN):
             fields["words"] = record.getMessage()
@@ -75,6 +80,12 @@ class _Handler(logging.Handler):
         if error is not None:
             fields |= {"errors": kinds(error), "trace": places(error)}
         self._log.event("library", level=level, **fields)
+
+
+def tell(logger: logging.Logger, event: str, **fields: Field) -> None:
+    """An event from where no `Log` is at hand, by a logger of the escrow's own: `Log.libraries` brings it here."""
+    words = " ".join(f"{name}={value}" for name, value in fields.items())
+    logger.warning("%s %s", event, words, extra={_EVENT: {"name": event, **fields}})
 
 
 def kinds(error: BaseException) -> list[str]:
@@ -93,4 +104,4 @@ def places(error: BaseException) -> list[str]:
     return [f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} {frame.name}" for frame in frames]
 
 
-__all__ = ["Field", "Level", "Log", "kinds", "places"]
+__all__ = ["Field", "Level", "Log", "kinds", "places", "tell"]

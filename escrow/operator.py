@@ -16,8 +16,8 @@ from contracts import statements as st
 from contracts.errors import EscrowError
 from contracts.records import CaseRecord, PartyRecord
 from contracts.signing import key_id, public_bytes
-from contracts.status import turn
-from escrow import transfer
+from contracts.status import NODES
+from escrow import faults, transfer
 from escrow.authority import Authority
 from escrow.backup import back_up
 from escrow.core import Core
@@ -55,10 +55,13 @@ class Operator:
     # the escrow
 
     def status(self) -> Json:
-        """The escrow at a glance."""
+        """The escrow at a glance; how it seals its jobs is known while it serves (see `escrow.sealing`)."""
         ports = self.server.ports if self.server else None
+        runtime = self.core.runtime if self.server else None
         parties = self._parties()
-        states = [str(case.state) for case in self.core.unfinished()]
+        unfinished = self.core.unfinished()
+        states = [str(case.state) for case in unfinished]
+        waits = [self.core.waits(case) for case in unfinished]
         return {
             "ledger": self.core.origin,
             "fingerprint": self.core.signer.key_id,
@@ -70,10 +73,11 @@ class Operator:
             "admitted": sum(not each.revoked for each in parties),
             "waiting": len(self._enrolment.waiting()),
             "contracts": {state: states.count(state) for state in sorted(set(states))},
+            "nodes-missing": sorted({name for reason, turn in waits if reason == NODES for name in turn}),
             "running": list(self.scheduler.running) if self.scheduler else [],
-            "sealing": self.core.runtime.sealing,
-            "worker": self.core.runtime.worker(),
-            "warning": self.core.runtime.warning,
+            "sealing": runtime and runtime.sealing,
+            "worker": runtime and runtime.worker(),
+            "warning": runtime and runtime.warning,
         }
 
     def export(self, path: str) -> Json:
@@ -146,13 +150,13 @@ class Operator:
 
     def contracts(self) -> Json:
         """Every contract and where it stands."""
-        return {"contracts": [_summary(case) for case in self._cases()]}
+        return {"contracts": [self._summary(case) for case in self._cases()]}
 
     def contract(self, contract: str) -> Json:
         """One contract: its terms and what has happened to it."""
         case = self._case(contract)
         terms = case.contract.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return _summary(case) | {
+        return self._summary(case) | {
             "proposer": case.proposer,
             "approved": list(case.approvals),
             "key-erased": case.key_erased,
@@ -173,7 +177,7 @@ class Operator:
         return {"runs": [self._run(case) for case in self._cases() if case.run]}
 
     def run(self, contract: str) -> Json:
-        """The last run of a contract.
+        """The last run of a contract, and because of which party it failed, if it was because of one.
 
         Raises:
             EscrowError: `state-refused` if it was never run.
@@ -183,7 +187,25 @@ class Operator:
             raise EscrowError("state-refused", "The contract has not been run.")
         kinds = {"run-started", "stage-completed", "run-decided", "run-released", "run-failed"}
         history = [each for each in self._history(case) if each["statement"] in kinds]
-        return self._run(case) | {"history": history}
+        fault = faults.last(self.core.runs.faults, case.digest)
+        return self._run(case) | {"history": history, "fault": fault and fault.words()}
+
+    def _summary(self, case: CaseRecord) -> Json:
+        reason, turn = self.core.waits(case)
+        limits = case.contract.limits
+        return {
+            "contract": case.digest,
+            "title": case.contract.title,
+            "state": str(case.state),
+            "reason": reason,
+            "turn": list(turn),
+            "parties": list(case.contract.names()),
+            "approvals": len(case.approvals),
+            "run": case.run,
+            "verdict": case.verdict,
+            "not-before": limits.not_before.isoformat() if limits.not_before else None,
+            "expires": limits.expires.isoformat(),
+        }
 
     def _run(self, case: CaseRecord) -> Json:
         here = self.scheduler is not None and case.digest in self.scheduler.running
@@ -194,7 +216,7 @@ class Operator:
             "of": case.contract.limits.runs,
             "state": str(case.state),
             "reason": case.reason,
-            "stages": list(case.stages),
+            "stages": [stage for stage in case.contract.stages() if stage in case.stages],
             "verdict": case.verdict,
             "running": here,
         }
@@ -234,23 +256,6 @@ def _party(record: PartyRecord) -> Json:
         "fingerprint": key_id(public_bytes(request.public_key)),
         "state": "revoked" if record.revoked else "admitted",
         "contracts": len(record.contracts),
-    }
-
-
-def _summary(case: CaseRecord) -> Json:
-    limits = case.contract.limits
-    return {
-        "contract": case.digest,
-        "title": case.contract.title,
-        "state": str(case.state),
-        "reason": case.reason,
-        "turn": list(turn(case)),
-        "parties": list(case.contract.names()),
-        "approvals": len(case.approvals),
-        "run": case.run,
-        "verdict": case.verdict,
-        "not-before": limits.not_before.isoformat() if limits.not_before else None,
-        "expires": limits.expires.isoformat(),
     }
 
 

@@ -3,7 +3,8 @@ and make up for what it owes contracts.
 
 Rules:
 1. Runs that are under way come first, then approved contracts in the order of their last approvals on the ledger. At
-   most a fixed number runs at once, each at most once; a contract whose not-before lies ahead waits for it.
+   most a fixed number runs at once, each at most once; a contract whose not-before lies ahead waits for it, and one
+   with training rows at banks until a node of each of them is connected. What is under way goes on at once.
 2. What is to be done is read from the ledger each time, so nothing is lost with the process.
 3. Nothing is polled: the scheduler waits until something happens to a contract or the next moment that it knows of.
 4. A contract that a rule refuses to run is put aside until the ledger says something new about it, or the process
@@ -34,7 +35,7 @@ from escrow.runs import OF_THE_MACHINE, UNDER_WAY
 RETRY_SECONDS: Final = 60  # after a failure of this machine
 CHORES_SECONDS: Final = 3600
 _PROPOSED: Final = b'"kind":"contract-proposed"'
-_OUTCOMES: Final = {State.RELEASED: "decided", State.WITHHELD: "decided", State.FAILED: "failed"}
+_OUTCOMES: Final = {State.FAILED: "failed", **dict.fromkeys((State.RELEASED, State.WITHHELD, State.HELD), "decided")}
 
 
 class RunTold:
@@ -80,7 +81,7 @@ def plan(cases: list[CaseRecord], running: set[str], aside: dict[str, _Aside], n
     """Which contracts to run now, and when to look again if nothing happens before.
 
     Args:
-        cases: the contracts that are approved or under way.
+        cases: the contracts that are approved, with every node they need, or under way.
         running: those of them that run in this process.
         aside: those that could not be run.
         now: the clock.
@@ -244,9 +245,10 @@ class Scheduler:
             return None
         states = [State.APPROVED, *UNDER_WAY]
         cases = [each for each in self._core.ledger.all("case", states=states) if isinstance(each, CaseRecord)]
+        ready = [case for case in cases if case.state in UNDER_WAY or not self._core.nodes.missing(case.contract)]
         with self._change:
             self._aside = {case.digest: self._aside[case.digest] for case in cases if case.digest in self._aside}
-            planned = plan(cases, running, self._aside, now, places)
+            planned = plan(ready, running, self._aside, now, places)
             for contract in planned.start:
                 thread = threading.Thread(target=self._run, args=(contract,), name=f"run-{contract[7:23]}", daemon=True)
                 self._running[contract] = thread

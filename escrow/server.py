@@ -125,7 +125,7 @@ class Server:
     def stop(self, grace_seconds: float) -> None:
         """Take no more calls, let those under way end for so long, then cut them off."""
         self.healthy.enter_graceful_shutdown()
-        self.requests.core.hub.close()  # who listens would for as long as it may
+        self.requests.core.let_go()  # who listens, or waits for a training, would for as long as it may
         over = [server.stop(grace_seconds) for server in (self.enrolment, self.main)]
         for each in over:
             each.wait()

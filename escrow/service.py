@@ -1,9 +1,13 @@
 """The services of the protocol: one method for each verb, each of them one call of a `Session`."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
+import grpc
+
 from contracts.errors import EscrowError
+from contracts.nodes import Said
 from contracts.protocol import convert
 from contracts.protocol import escrow_pb2 as pb
 from escrow.enrolment import Enrolment
@@ -82,6 +86,19 @@ class EscrowService:
 
         return self._stream("collect", context, call)
 
+    def Join(self, requests: Iterator[pb.JoinRequest], context: Context) -> Iterator[pb.JoinResponse]:
+        def call(session: Session) -> Iterator[pb.JoinResponse]:
+            with Patience(context, self._stalled) as patience:
+                first = next(patience.each(requests), None)
+                if first is None or first.WhichOneof("said") != "here":
+                    raise EscrowError("message-refused", "A node begins with where it stands.")
+                said = _said(first, requests)
+                # a certificate may end, or be revoked, while its holder waits
+                told = session.join(first.here.contract, said, lambda: self._front.session(context))
+                yield from patience.taken(map(convert.to_told, told))
+
+        return self._front.stream("join", context, call)
+
     def _stream(self, verb: str, context: Context, call: Callable[[Session], Iterator[Answer]]) -> Iterator[Answer]:
         """A stream of answers whose reader takes them."""
 
@@ -127,6 +144,16 @@ class EnrolmentService:
             return pb.EnrolResponse(admitted=found is not None, certificate=found)
 
         return self._front.public("enrol", context, call)
+
+
+def _said(first: pb.JoinRequest, others: Iterator[pb.JoinRequest]) -> Iterator[Said]:
+    """What a node says, about the one contract that it named first, until its connection ends."""
+    yield convert.from_said(first)
+    with suppress(grpc.RpcError):  # the connection has ended
+        for each in others:
+            if each.WhichOneof("said") == "here" and each.here.contract != first.here.contract:
+                raise EscrowError("message-refused", "A node speaks of one contract over one connection.")
+            yield convert.from_said(each)
 
 
 class _Sent:

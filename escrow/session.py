@@ -16,12 +16,15 @@ from contracts.api import CaseView, DepositView, EscrowView, Event, PartyView, R
 from contracts.capabilities import require_supported
 from contracts.errors import EscrowError
 from contracts.lifecycle import State
+from contracts.nodes import Said, Told
 from contracts.records import CaseRecord, DepositRecord, Key, PartyRecord, Record, case_record, party_record
 from contracts.signing import Envelope
 from contracts.statements import ByParty, read
-from contracts.status import turn
 from contracts.terms import Digest
+from escrow import faults
+from escrow.conversations import Still
 from escrow.hub import Watching
+from escrow.runs import UNDER_WAY
 from escrow.vault import Vault
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ ENTRIES_AT_MOST: Final = 1000
 ANSWER_AT_MOST: Final = 2 << 20  # bytes of entries in one answer
 EVENTS_AT_ONCE: Final = 500
 CHUNK: Final = 1 << 18
+_TRAINED: Final = (State.APPROVED, *UNDER_WAY)
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -85,6 +89,8 @@ class Session:
         """Everything is refused now that would keep a contract from running later."""
         if isinstance(statement, st.ContractProposed):
             require_supported(statement.contract, self.core.runs.able)
+        elif statement.blob is None:  # the rows stay with the party
+            return
         elif not self._sent(statement.blob) or not self.core.vault.has(statement.blob):
             raise EscrowError("blob-missing", f"The encrypted file of the {statement.part} deposit has not arrived.")
         elif self.core.vault.size(statement.blob) != statement.size:
@@ -130,12 +136,33 @@ class Session:
 
     def view(self, contract: str) -> CaseView:
         """See `contracts.api.Escrow.view`."""
-        return _view(self._case(contract), self.caller)
+        return self._view(self._case(contract))
+
+    def _view(self, case: CaseRecord) -> CaseView:
+        """What the record says, not validated again: that takes a while, and it was proposed under the same rules."""
+        reason, turn = self.core.waits(case)
+        fault = faults.last(self.core.runs.faults, case.digest)
+        return CaseView.model_construct(
+            digest=case.digest,
+            contract=case.contract,
+            proposer=case.proposer,
+            state=case.state,
+            reason=reason,
+            turn=turn,
+            run_recipient=case.run_recipient,
+            approved=tuple(case.approvals),
+            run=case.run,
+            stages=tuple(stage for stage in case.contract.stages() if stage in case.stages),
+            verdict=case.verdict,
+            package=case.packages.get(self.caller),
+            place=case.place.words() if case.place else None,
+            fault=fault.words() if fault and fault.party == self.caller else None,
+        )
 
     def contracts(self) -> tuple[CaseView, ...]:
         """See `contracts.api.Escrow.contracts`."""
         self.admitted()
-        return tuple(_view(case, self.caller) for case in self.core.ledger.cases(self.caller))
+        return tuple(self._view(case) for case in self.core.ledger.cases(self.caller))
 
     def collect(self, contract: str, offset: int = 0) -> Iterator[bytes]:
         """See `contracts.api.Escrow.collect`."""
@@ -145,6 +172,22 @@ class Session:
         if self.caller not in case.packages:
             raise EscrowError("not-permitted", f"The contract has no release for {self.caller}.")
         return _chunks(self.core.vault, case.packages[self.caller], offset)
+
+    def join(self, contract: str, said: Iterator[Said], admitted: Callable[[], object] | None = None) -> Iterator[Told]:
+        """See `contracts.api.Escrow.join`. While it lasts, `admitted` refuses who may go on no longer."""
+        case = self._case(contract)
+        if self.caller not in case.contract.at_home():
+            raise EscrowError("node-refused", f"Under this contract no training rows stay with {self.caller}.")
+        if case.state not in _TRAINED:
+            raise EscrowError("state-refused", f"The contract is {case.state}: nothing is trained under it.")
+        return self.core.nodes.serve(contract, self.caller, said, self._still(contract, admitted or self.admitted))
+
+    def _still(self, contract: str, admitted: Callable[[], object]) -> Still:
+        def still() -> bool:
+            admitted()
+            return self.core.runs.case(contract).state in _TRAINED
+
+        return still
 
     def watch(self, since: int, still: Callable[[], object] | None = None) -> Watching:
         """See `contracts.api.Escrow.watch`. Before each look at the ledger `still` refuses who may listen no longer."""
@@ -199,22 +242,5 @@ def _deposit(record: DepositRecord) -> DepositView:
         positives=stated.positives,
         revoked=record.revoked,
         looks=record.looks,
-    )
-
-
-def _view(case: CaseRecord, caller: str) -> CaseView:
-    """What the record says, not validated again: a contract's rules take a while, and it was proposed under them."""
-    return CaseView.model_construct(
-        digest=case.digest,
-        contract=case.contract,
-        proposer=case.proposer,
-        state=case.state,
-        reason=case.reason,
-        turn=turn(case),
-        run_recipient=case.run_recipient,
-        approved=tuple(case.approvals),
-        run=case.run,
-        stages=tuple(case.stages),
-        verdict=case.verdict,
-        package=case.packages.get(caller),
+        kept=stated.blob is None,
     )

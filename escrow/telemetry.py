@@ -83,7 +83,7 @@ class Telemetry(Told, RunTold):
 
 
 class Figures(Collector):
-    """What is counted when somebody asks: the ledger, open contracts, uploads, certificates."""
+    """What is counted when somebody asks: the ledger, open contracts, nodes, uploads, certificates."""
 
     def __init__(self, core: Core) -> None:
         """Of one escrow."""
@@ -100,6 +100,7 @@ class Figures(Collector):
         for state, count in open_contracts(self._core.ledger).items():
             states.add_metric([state], count)
         yield states
+        yield GaugeMetricFamily("escrow_nodes", "Banks' nodes connected.", value=self._core.nodes.connected)
         staged = sum(_size(path) for path in (self._core.directory / "uploads").rglob("*"))
         yield GaugeMetricFamily("escrow_upload_bytes", "Bytes on disk of uploads on their way in.", value=staged)
         left = GaugeMetricFamily("escrow_certificate_days", "Days until a certificate ends.", labels=["certificate"])

@@ -11,9 +11,10 @@ from typing import BinaryIO
 from contracts import ledgerfile
 from contracts.entries import steps
 from contracts.errors import EscrowError
+from contracts.notes import Checkpoint, parse_note
 from contracts.records import Key, Record
 from contracts.signing import PublicKey, Signer
-from contracts.transparency import Checkpoint, Tree, parse_note
+from contracts.transparency import Tree
 from escrow import rows
 from escrow.disk import arriving
 from escrow.engine import Database

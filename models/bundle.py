@@ -7,7 +7,8 @@ Rules enforced here:
 2. `model.onnx` passes `models.onnx_guard`, and has one float32 input (rows, features) and one float32 output (rows).
 3. Files are regular files of bounded size; nothing is followed out of the directory.
 4. A packed bundle has one form in bytes. Nothing is written unless all of it is exactly what `pack` would have made.
-5. No number that depends on training rows stands beside the model.
+5. No number that depends on training rows stands beside the model, but for the weights of an ensemble's members: its
+   graph holds them anyway, for every recipient to read.
 
 Reading and scoring need onnxruntime and numpy alone: a bank's client has no training framework.
 """
@@ -16,57 +17,27 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Final
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
 
 from contracts import archive
-from contracts.canonical import canonical, digest, parse
-from contracts.computation import ModelSpec
+from contracts.canonical import digest
 from contracts.errors import EscrowError
 from contracts.schema import Schema
-from contracts.terms import Column, Digest, Term
 from models import onnx_guard
 from models.families.base import Float32Vector, Model
 from models.families.base import parse as parse_spec
+from models.manifest import MANIFEST, Described, Manifest
 
-MANIFEST: Final = "model.json"
 GRAPH: Final = "model.onnx"
 LIMITS: Final[Mapping[str, int]] = {MANIFEST: 1 << 20, GRAPH: 64 << 20}
 """Names of a bundle's files, in packing order, and the most bytes of each."""
 CHUNK: Final = 65_536
 """Rows scored at once."""
-
-
-class Manifest(Term):
-    """What `model.json` holds, without its `digest`."""
-
-    bundle: Literal[1] = 1
-    model: ModelSpec
-    features: Annotated[tuple[Column, ...], Field(min_length=1, max_length=4096)]
-    table: Annotated[Schema, Field(alias="schema")]
-    trained_for: Digest | None  # the contract
-    onnx: Digest
-
-    @model_validator(mode="after")
-    def _features_differ(self) -> Self:
-        if len(set(self.features)) != len(self.features):
-            raise ValueError("features names a column twice")
-        return self
-
-    def body(self) -> dict[str, Any]:
-        """The manifest as JSON values."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    @cached_property
-    def digest(self) -> str:
-        """The digest that names the bundle."""
-        return digest(canonical(self.body()))
 
 
 @dataclass(frozen=True)
@@ -122,11 +93,26 @@ def write(
     schema: Schema | Mapping[str, object],
     spec: Mapping[str, object],
     contract: str | None,
-) -> str:
-    """Write a bundle's files and return its digest; equal arguments give equal bytes.
+) -> None:
+    """Write what `files` gives into a directory, made if missing.
+
+    Raises:
+        EscrowError: as `files`.
+    """
+    put(directory, files(model, names=names, schema=schema, spec=spec, contract=contract))
+
+
+def files(
+    model: Model,
+    *,
+    names: Sequence[str],
+    schema: Schema | Mapping[str, object],
+    spec: Mapping[str, object],
+    contract: str | None,
+) -> dict[str, bytes]:
+    """The files of a trained model's bundle; equal arguments give equal bytes.
 
     Args:
-        directory: made if missing; the bundle's files in it are replaced.
         model: the trained model.
         names: its features, in the order of the columns it was trained on.
         schema: the contract's schema, from which the features are computed.
@@ -141,22 +127,41 @@ def write(
         raise EscrowError(
             "model-invalid", f"A {model.family} model is not what the spec of a {parsed.family} describes."
         )
-    graph = model.to_onnx()
-    manifest = _manifest(
+    return made(model.to_onnx(), parsed, names=names, schema=schema, contract=contract)
+
+
+def made(
+    graph: bytes,
+    described: Described,
+    *,
+    names: Sequence[str],
+    schema: Schema | Mapping[str, object],
+    contract: str | None,
+) -> dict[str, bytes]:
+    """The files of a bundle around a graph; see `files`.
+
+    Raises:
+        EscrowError: `bundle-invalid` for anything `load` would refuse.
+    """
+    manifest = Manifest.of(
         {
             "bundle": 1,
-            "model": parsed.model_dump(mode="json", by_alias=True),
+            "model": described.model_dump(mode="json", by_alias=True),
             "features": list(names),
             "schema": schema.model_dump(mode="json", by_alias=True) if isinstance(schema, Schema) else dict(schema),
             "trained-for": contract,
             "onnx": digest(graph),
         }
     )
-    bundle = _opened(manifest, graph)
+    _opened(manifest, graph)
+    return {MANIFEST: manifest.stated(), GRAPH: graph}
+
+
+def put(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files into a directory, made if missing; those of the same names are replaced."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / MANIFEST).write_bytes(canonical({**manifest.body(), "digest": bundle.digest}))
-    (directory / GRAPH).write_bytes(graph)
-    return bundle.digest
+    for name, content in contents.items():
+        (directory / name).write_bytes(content)
 
 
 def load(directory: Path) -> Bundle:
@@ -165,18 +170,20 @@ def load(directory: Path) -> Bundle:
     Raises:
         EscrowError: `bundle-invalid` if any rule above is broken.
     """
-    stated = _read(directory / MANIFEST)
-    try:
-        values = parse(stated)
-    except EscrowError as error:
-        raise EscrowError("bundle-invalid", f"The bundle's {MANIFEST} is not canonical JSON.") from error
-    if not isinstance(values, dict):
-        raise EscrowError("bundle-invalid", f"The bundle's {MANIFEST} is not an object.")
-    named = values.pop("digest", None)
-    manifest = _manifest(values)
-    if values != manifest.body() or named != manifest.digest:
-        raise EscrowError("bundle-invalid", f"The bundle's {MANIFEST} was changed: its digest is of other contents.")
-    return _opened(manifest, _read(directory / GRAPH))
+    return read({name: _read(directory / name) for name in LIMITS})
+
+
+def read(contents: Mapping[str, bytes]) -> Bundle:
+    """Check a bundle's files at hand; other files among them are not looked at.
+
+    Raises:
+        EscrowError: as `load`.
+    """
+    for name, limit in LIMITS.items():
+        if len(contents.get(name, b"")) > limit:
+            raise EscrowError("bundle-invalid", f"The bundle's {name} has more than {limit} bytes.")
+    stated, graph = (contents.get(name, b"") for name in LIMITS)
+    return _opened(Manifest.read(stated), graph)
 
 
 def pack(directory: Path) -> bytes:
@@ -195,14 +202,12 @@ def unpack(data: bytes, directory: Path) -> None:
         EscrowError: `bundle-invalid`, before anything is written, for any bytes that `pack` cannot give.
     """
     try:
-        files = archive.unpack(data, LIMITS)
+        contents = archive.unpack(data, LIMITS)
     except EscrowError as error:
         raise EscrowError("bundle-invalid", "The packed bundle is damaged or holds other than a bundle.") from error
-    if set(files) != set(LIMITS):
+    if set(contents) != set(LIMITS):
         raise EscrowError("bundle-invalid", "The packed bundle lacks a file.")
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (directory / name).write_bytes(content)
+    put(directory, contents)
 
 
 def _read(path: Path) -> bytes:
@@ -219,18 +224,11 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _manifest(values: Mapping[str, object]) -> Manifest:
-    try:
-        return Manifest.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or MANIFEST
-        raise EscrowError("bundle-invalid", f"The bundle's {place} is wrong: {first['msg']}.") from None
-
-
 def _opened(manifest: Manifest, graph: bytes) -> Bundle:
     """The bundle of a manifest and a graph that belong together."""
-    if len(graph) > LIMITS[GRAPH] or digest(graph) != manifest.onnx:
+    if len(graph) > LIMITS[GRAPH]:
+        raise EscrowError("bundle-invalid", f"The bundle's {GRAPH} has more than {LIMITS[GRAPH]} bytes.")
+    if digest(graph) != manifest.onnx:
         raise EscrowError("bundle-invalid", f"The bundle's {GRAPH} is not the one its {MANIFEST} names.")
     onnx_guard.check(graph)
     session = _session(graph)

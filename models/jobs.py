@@ -1,10 +1,11 @@
 """What a sealed worker can be asked to do: one model a role, no key that it does not know, nothing from the data.
 
 A job stands in `JOBDIR/job.json`. Its inputs lie under `JOBDIR/inputs/` at the places that each role names, its results
-go under `JOBDIR/results/`. A run's seed is 32 bytes in hex; a role draws from the part of it that is its own.
+go where `Place.results` says. A run's seed is 32 bytes in hex; a role draws from the part of it that is its own.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -12,7 +13,7 @@ from pydantic import Field, JsonValue, StringConstraints, TypeAdapter, Validatio
 
 from contracts.errors import EscrowError
 from contracts.schema import Schema
-from contracts.terms import Digest, Name, Term
+from contracts.terms import Column, Commitment, Digest, Name, Term
 
 Rows = Annotated[int, Field(strict=True, ge=1)]
 Seed = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -20,6 +21,20 @@ Spec = dict[str, JsonValue]
 """A model or method term as the contract states it; `models.families` and `models.federated` check it."""
 Tell = Callable[[str], None]
 """How a role says where it is: a few words such as `round 3 of 12`, never anything from the data."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker finds its inputs, puts its results, and dials others if its role does (see `models.federated`)."""
+
+    inputs: Path
+    results: Path
+    door: Path
+
+    @classmethod
+    def of(cls, directory: Path, results: Path | None = None) -> Self:
+        """The place of the job in a directory; its results stand there too, unless they are to go elsewhere."""
+        return cls(directory / "inputs", directory / "results" if results is None else results, directory / "door")
 
 
 class _Job(Term):
@@ -38,17 +53,44 @@ class _Training(_Job):
 
 
 class Counts(Term):
-    """What a party's contribution says of itself in the contract."""
+    """What a party's contribution says of itself in the contract; no training rows if they stay at its bank."""
 
-    train_rows: Rows
+    train_rows: Rows | None = None
     holdout_rows: Rows
     positives: Annotated[int, Field(strict=True, ge=0)]  # frauds of the holdout
+
+
+class Checked(Term):
+    """What `check` found."""
+
+    names: Annotated[tuple[Column, ...], Field(min_length=1, max_length=4096)]  # of the features of every table
+
+
+class Validation(Term):
+    """What an own model showed on the last days of its party's training window, having been trained on those before.
+
+    `slope` and `intercept` calibrate its log-odds there (Platt scaling); they and the rest say what weight it deserves.
+    """
+
+    rows: Rows
+    positives: Annotated[int, Field(strict=True, ge=1)]
+    average_precision: Annotated[float, Field(ge=0, le=1)]
+    slope: Annotated[float, Field(ge=0, le=100)]
+    intercept: Annotated[float, Field(ge=-100, le=100)]
+
+
+class Own(Term):
+    """Which candidate a party's own model is, and what it showed; nothing where the last days could not tell."""
+
+    spec: Spec
+    validation: Validation | None = None
 
 
 class CheckJob(_Job):
     """Are the contributions what the contract says, and is the test honest?
 
-    Inputs: `PARTY/train.parquet`, `PARTY/holdout.parquet`. Result: `check.json`, the features' names.
+    Inputs: `PARTY/train.parquet` unless the rows stay at the bank, `PARTY/holdout.parquet`. Result: `check.json`
+    (`Checked`).
     """
 
     role: Literal["check"]
@@ -57,15 +99,16 @@ class CheckJob(_Job):
 
 
 class PartyJob(_Training):
-    """Each party's best own model, from its rows alone. One worker makes them all: loading torch takes longer.
+    """Each party's best own model, from its rows alone; sealed, a worker sees the rows of one party only.
 
-    Inputs: `PARTY/train.parquet`. Results: `PARTY/`, a bundle, and in it `baseline.json`, the candidate that was taken.
+    Inputs: `PARTY/train.parquet`. Results: `PARTY/`, a bundle, and in it `baseline.json` (`Own`).
     """
 
     role: Literal["party"]
     parties: Annotated[tuple[Name, ...], Field(min_length=1)]
     models: Annotated[tuple[Spec, ...], Field(min_length=1)]
     select_days: Annotated[int, Field(strict=True, ge=1, le=366)]
+    validated: bool = False  # whether a single candidate, too, shows what it can on the last days
 
 
 class PooledJob(_Training):
@@ -76,13 +119,45 @@ class PooledJob(_Training):
     model: Spec
 
 
-class AggregateJob(_Training):
-    """One model by rounds of local training, every party in this process. Inputs and result as for `pooled`."""
-
-    role: Literal["aggregate"]
+class _Rounds(_Training):
     parties: Annotated[dict[Name, Rows], Field(min_length=1)]
     model: Spec
     method: Spec
+
+
+class FederatedJob(_Rounds):
+    """One model by rounds of local training, every party in this process. Inputs and result as for `pooled`."""
+
+    role: Literal["federated"]
+
+
+class AggregateJob(_Rounds):
+    """The joint model by asking the parties' workers through the door, where they are.
+
+    `own`: the parties whose own models come through the door, too; of the others they are inputs where the method needs
+    them (ensemble). Inputs: `check.json`; `checkpoint` if an attempt before this one got so far; `own/PARTY/`, bundles
+    with `baseline.json`. Results: `model/`, a bundle, and the `own/PARTY/` that came through the door.
+    """
+
+    role: Literal["aggregate"]
+    own: tuple[Name, ...] = ()
+
+
+class ClientJob(_Training):
+    """The side of one party, through the door: its own model, and its part in rounds of training.
+
+    Input: `PARTY/train.parquet`, and `PARTY/train.salt` if the rows lie at the bank: then `commitment` is stated, and
+    the worker itself checks rows and commitment before it answers anything. No result.
+    """
+
+    role: Literal["client"]
+    party: Name
+    rows: Rows
+    model: Spec
+    method: Spec
+    models: Annotated[tuple[Spec, ...], Field(min_length=1)]
+    select_days: Annotated[int, Field(strict=True, ge=1, le=366)]
+    commitment: Commitment | None = None
 
 
 class Measure(Term):
@@ -117,7 +192,7 @@ class EvaluateJob(_Job):
         return self
 
 
-Job = CheckJob | PartyJob | PooledJob | AggregateJob | EvaluateJob
+Job = CheckJob | PartyJob | PooledJob | FederatedJob | AggregateJob | ClientJob | EvaluateJob
 _JOB: Final[TypeAdapter[Job]] = TypeAdapter(Annotated[Job, Field(discriminator="role")])
 
 

@@ -27,6 +27,7 @@ DOMAINS: Final = frozenset({b"", b"ai.onnx.ml"})
 OPERATORS: Final = frozenset(
     {b"Sign", b"Abs", b"Add", b"Log", b"Mul", b"Sub", b"Clip", b"Gemm", b"Relu", b"Sigmoid", b"Squeeze"}  # nets
     | {b"TreeEnsembleClassifier", b"Gather"}  # trees
+    | {b"IsNaN", b"Where"}  # ensembles
 )
 
 _TENSOR: Final[_Message] = {1: _VARINT, 2: _VARINT, 8: _BYTES, 9: _BYTES}  # dims, data_type, name, raw_data

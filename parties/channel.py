@@ -11,8 +11,9 @@ from contracts.protocol import convert
 _RETRIED: Final = """{"methodConfig": [
  {"name": [{}], "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 3,
   "retryableStatusCodes": ["UNAVAILABLE"]}},
- {"name": [{"service": "model_escrow.v1.Escrow", "method": "Deposit"}]}]}"""
-"""Deposits are not gRPC's to repeat: repeated by it after a cut, a stream was seen to lose a message (grpcio 1.85)."""
+ {"name": [{"service": "model_escrow.v1.Escrow", "method": "Deposit"},
+           {"service": "model_escrow.v1.Escrow", "method": "Join"}]}]}"""
+"""What is sent as a stream is not gRPC's to repeat: repeated by it after a cut, one lost a message (grpcio 1.85)."""
 _LOST: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from contracts import statements as st
 from contracts.api import CaseView, Escrow, Receipt, Upload
-from contracts.contract import Contract, Contribution, HoldoutPart, IncumbentPart, TrainPart
+from contracts.contract import Contract
+from contracts.contributions import Contribution, HoldoutPart, IncumbentPart, TrainPart
 from contracts.entries import leaf
 from contracts.errors import EscrowError
 from contracts.signing import Envelope, key_id, public_bytes, sign
@@ -18,6 +19,7 @@ from contracts.statements import ByParty
 from contracts.terms import Digest
 from contracts.transparency import leaf_hash, verify_inclusion
 from parties.identity import Identity, Pinned, pin, pinned
+from parties.marks import Marks
 from parties.sealing import Deposit, Sealing, saved
 from parties.witness import Witness, refused_receipt
 
@@ -101,13 +103,24 @@ class Client:
         witness.saw(note, lambda old, new: [bytes.fromhex(each) for each in self.escrow.consistency(old, new)])
 
     def deposit(self, deposits: Iterable[Deposit], told: Told = unheard) -> None:
-        """Send encrypted files and state them; `told` hears how many bytes of the file under way are on their way."""
+        """Send encrypted files, but for those that stay here, and state them.
+
+        `told` hears how many bytes of the file under way are on their way.
+        """
         for each in deposits:
-            self.escrow.deposit(_Heard(each, told))
+            if not each.kept:
+                self.escrow.deposit(_Heard(each, told))
             self.submit(each.statement(pinned(self.home).ledger, self.name))
 
     def send(self, sealing: Sealing, told: Told = unheard) -> Deposit:
-        """Encrypt a file and send it at the same time, then state it; `told` as for `deposit`."""
+        """Encrypt a file and send it at the same time, then state it; `told` as for `deposit`.
+
+        What stays here is encrypted and stated only.
+        """
+        if sealing.kept:
+            deposit = sealing.finish()
+            self.deposit([deposit])
+            return deposit
         try:
             sent = self.escrow.deposit(_Heard(sealing.start(), told))
         except EscrowError as error:
@@ -129,35 +142,48 @@ class Client:
         What is approved is what was read: the digest is computed again from the contract that the escrow shows.
 
         Raises:
-            EscrowError: `digest-mismatch` if the escrow shows another contract under that digest.
+            EscrowError: `digest-mismatch` if the escrow shows another contract under that digest, `deposit-mismatch`
+                if the contract would have the key of rows that were kept here.
         """
         view = self.escrow.view(contract)
         if view.contract.digest() != contract:
             raise EscrowError("digest-mismatch", "The escrow shows another contract under this digest.")
-        contribution = view.contract.contribution(self.name)
+        contribution = view.contract.contributed(self.name)
         keys: dict[str, str] = {}
-        if contribution and contribution.placement == "escrow":
+        if contribution is not None:
             if view.run_recipient is None:
                 raise EscrowError("state-refused", "The contract has no run key yet.")
-            held = saved(self.folder, contribution.commitments())
+            held = saved(self.folder, contribution.unlocked())
+            if any(deposit.kept for deposit in held.values()):
+                raise EscrowError(
+                    "deposit-mismatch",
+                    "The contract would have the key of rows that were kept here, which never leave.",
+                    "Do not approve it; have it drawn up again with these rows at placement `party`.",
+                )
             keys = {each: deposit.sealed_key(view.run_recipient) for each, deposit in held.items()}
         ledger = pinned(self.home).ledger
         return self.submit(st.ContractApproved(ledger=ledger, party=self.name, contract=contract, keys=keys))
 
+    # Whatever the escrow answers to one of these, this bank's own node goes no further (`parties.marks`).
+
     def reject(self, contract: str) -> Receipt:
         """Say no, for good."""
+        Marks(self.home).take_back(contract)
         return self.submit(st.ContractRejected(ledger=pinned(self.home).ledger, party=self.name, contract=contract))
 
     def withdraw(self, contract: str) -> Receipt:
         """Take back a proposal of one's own."""
+        Marks(self.home).take_back(contract)
         return self.submit(st.ContractWithdrawn(ledger=pinned(self.home).ledger, party=self.name, contract=contract))
 
     def halt(self, contract: str) -> Receipt:
         """Stop a contract at any time before its release."""
+        Marks(self.home).take_back(contract)
         return self.submit(st.ContractHalted(ledger=pinned(self.home).ledger, party=self.name, contract=contract))
 
     def revoke(self, commitment: str) -> Receipt:
         """Take a deposit back."""
+        Marks(self.home).take_back(commitment)
         return self.submit(st.DataRevoked(ledger=pinned(self.home).ledger, party=self.name, commitment=commitment))
 
     def view(self, contract: str) -> CaseView:
@@ -178,6 +204,7 @@ def contribution(party: str, deposits: Iterable[Deposit]) -> Contribution:
     train, holdout, incumbent = by_part["train"], by_part["holdout"], by_part.get("incumbent")
     return Contribution(
         party=party,
+        placement="party" if train.kept else "escrow",
         train=TrainPart.model_validate({"commitment": train.commitment, "rows": train.rows}),
         holdout=HoldoutPart.model_validate(
             {"commitment": holdout.commitment, "rows": holdout.rows, "positives": holdout.positives}

@@ -1,7 +1,7 @@
 """What each term of a bank's policy demands of a contract: one pure check a term, none of which knows of another.
 
-A check yields a sentence for each violation. So a policy with one term more never allows more. Where a term names what
-is allowed, a contract that has no such thing (a capsule has no model family) is not allowed.
+A check yields a sentence for each violation. So a policy with one term more never allows more. Terms about models
+govern joint trainings, `capsules` governs capsules.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from contracts.clauses import Gain, Leakage, Measured
-from contracts.computation import JointTraining
-from contracts.contract import Contract, Contribution, Disclosure
+from contracts.computation import CapsuleRun, Ensemble, JointTraining
+from contracts.contract import Contract, Disclosure
+from contracts.contributions import Contribution, TableContribution
 from contracts.terms import Commitment, Name
 
 DAY: Final = 86400
@@ -116,13 +117,24 @@ def _leakage_bound(most: float, case: Case) -> Broken:
 
 
 def _families(allowed: tuple[str, ...], case: Case) -> Broken:
-    found = case.training.model.family if case.training else "that of a capsule"
-    yield from _listed("The joint model's family", [found], allowed)
+    if case.training:
+        if isinstance(case.training.method, Ensemble):
+            found = (spec.family for spec in case.training.candidates())
+            yield from _listed("The family of a model that may be in the ensemble", found, allowed)
+        else:
+            yield from _listed("The joint model's family", [case.training.model.family], allowed)
 
 
 def _methods(allowed: tuple[str, ...], case: Case) -> Broken:
-    found = case.training.method.name if case.training else "that of a capsule"
-    yield from _listed("The method", [found], allowed)
+    if case.training:
+        yield from _listed("The method", [case.training.method.name], allowed)
+
+
+def _capsules(allowed: tuple[str, ...], case: Case) -> Broken:
+    computation = case.contract.computation
+    theirs = isinstance(case.contract.contributed(case.party), TableContribution)
+    if isinstance(computation, CapsuleRun) and theirs and computation.capsule not in allowed:
+        yield f"{computation.capsule} would run on {case.party}'s table and is none of the allowed capsules."
 
 
 def _sealings(allowed: tuple[str, ...], case: Case) -> Broken:
@@ -130,8 +142,14 @@ def _sealings(allowed: tuple[str, ...], case: Case) -> Broken:
 
 
 def _placements(allowed: tuple[str, ...], case: Case) -> Broken:
-    if case.ours:
-        yield from _listed(f"The placement of {case.party}'s training rows", [case.ours.placement], allowed)
+    contributed = case.contract.contributed(case.party)
+    if isinstance(contributed, Contribution | TableContribution):
+        yield from _listed(f"The placement of {case.party}'s rows", [contributed.placement], allowed)
+
+
+def _exposure(allowed: tuple[str, ...], case: Case) -> Broken:
+    if case.contract.see_rounds():
+        yield from _listed("The exposure", filter(None, [case.contract.exposure]), allowed)
 
 
 def _partners(allowed: tuple[str, ...], case: Case) -> Broken:
@@ -141,6 +159,8 @@ def _partners(allowed: tuple[str, ...], case: Case) -> Broken:
 def _recipients(allowed: tuple[str, ...], case: Case) -> Broken:
     others = (each.party for each in case.contract.recipients if each.party != case.party)
     yield from _listed("A recipient of the model", others, allowed)
+    seers = (name for name in case.contract.see_rounds() if name != case.party)
+    yield from _listed("A party that is shown the model in rounds", seers, allowed)
 
 
 def _purpose(allowed: tuple[str, ...], case: Case) -> Broken:
@@ -159,17 +179,24 @@ def _runs_at_most(most: int, case: Case) -> Broken:
         yield f"The contract may run {runs} times; at most {most} is allowed."
 
 
+def _retries_at_most(most: int, case: Case) -> Broken:
+    if (retries := case.contract.limits.retries) > most:
+        yield f"One run may go on {retries} times after a loss; at most {most} is allowed."
+
+
 def _looks_at_most(most: int, case: Case) -> Broken:
-    if case.ours is None:
-        return
-    so_far = case.looks.get(case.ours.holdout.commitment)
-    if so_far is None:
-        yield f"How often {case.party}'s holdout was run over is not known: the escrow has no such deposit."
-    elif so_far + case.contract.limits.runs > most:
-        yield (
-            f"{case.party}'s holdout was run over {so_far} times and would be {case.contract.limits.runs} times more; "
-            f"at most {most} in all is allowed."
-        )
+    contributed = case.contract.contributed(case.party)
+    for part, found in contributed.parts().items() if contributed else ():
+        if found.commitment not in case.contract.looked_at():
+            continue
+        so_far = case.looks.get(found.commitment)
+        if so_far is None:
+            yield f"How often {case.party}'s {part} was run over is not known: the escrow has no such deposit."
+        elif so_far + case.contract.limits.runs > most:
+            yield (
+                f"{case.party}'s {part} was run over {so_far} times and would be {case.contract.limits.runs} times "
+                f"more; at most {most} in all is allowed."
+            )
 
 
 def _expiry_at_most(most: str, case: Case) -> Broken:
@@ -189,13 +216,16 @@ CHECKS: Final[Mapping[str, Callable[[Any, Case], Broken]]] = MappingProxyType(
         "tpr-at-1pct-fpr-at-most": _leakage_bound,
         "families": _families,
         "methods": _methods,
+        "capsules": _capsules,
         "sealings": _sealings,
         "placements": _placements,
+        "exposure": _exposure,
         "partners": _partners,
         "recipients": _recipients,
         "purpose": _purpose,
         "disclosure": _disclosure,
         "runs-at-most": _runs_at_most,
+        "retries-at-most": _retries_at_most,
         "looks-at-most": _looks_at_most,
         "expiry-at-most": _expiry_at_most,
     }

@@ -2,7 +2,8 @@
 
 Features are computed here, over the bank's own full history, so what is deposited holds no more than the contract's
 schema asks. Each file is encrypted to a fresh age key that only the bank holds (`parties.sealing`); an approval seals
-that key, with the salt of the commitment, to the contract's run key.
+that key, with the salt of the commitment, to the contract's run key. Training rows that stay at the bank are committed
+and encrypted all the same, for the bank's own disk; neither file nor key is ever sent.
 """
 
 from io import BytesIO
@@ -12,6 +13,7 @@ from contracts.schema import Schema
 from models.features import prepare
 from models.table import Prepared, read_table, write_prepared
 from parties.sealing import Deposit, Part, Sealing, saved
+from parties.sending import Content
 
 
 def read_and_prepare(table: Path, schema: Schema) -> tuple[Prepared, Prepared]:
@@ -19,31 +21,49 @@ def read_and_prepare(table: Path, schema: Schema) -> tuple[Prepared, Prepared]:
     return prepare(read_table(table, schema), schema)
 
 
-def prepare_deposits(table: Path, schema: Schema, folder: Path) -> tuple[Deposit, Deposit]:
+def prepare_deposits(
+    table: Path, schema: Schema, folder: Path, *, keep_training: bool = False
+) -> tuple[Deposit, Deposit]:
     """The train and holdout deposits of a bank's table, their files and secrets kept in `folder`.
+
+    Args:
+        table: labelled transactions.
+        schema: what all banks agreed on.
+        folder: where files and secrets go.
+        keep_training: the training rows are committed to and stay at the bank.
 
     Raises:
         EscrowError: as `models.table.read_table` and `models.features.prepare`; then nothing is kept.
     """
     train, holdout = read_and_prepare(table, schema)
     return (
-        seal_table(train, "train", schema, folder),
+        seal_table(train, "train", schema, folder, kept=keep_training),
         seal_table(holdout, "holdout", schema, folder),
     )
 
 
-def seal_table(prepared: Prepared, part: Part, schema: Schema, folder: Path) -> Deposit:
-    """One prepared table, committed and encrypted."""
-    return sealing_of(prepared, part, schema, folder).finish()
+def seal_table(prepared: Prepared, part: Part, schema: Schema, folder: Path, *, kept: bool = False) -> Deposit:
+    """One prepared table, committed and encrypted; `kept` if it stays at the bank."""
+    return sealing_of(prepared, part, schema, folder, kept=kept).finish()
 
 
-def sealing_of(prepared: Prepared, part: Part, schema: Schema, folder: Path) -> Sealing:
-    """One prepared table, to be committed and encrypted while it is being sent."""
-    buffer = BytesIO()
-    write_prepared(buffer, prepared)
-    buffer.seek(0)
+def sealing_of(prepared: Prepared, part: Part, schema: Schema, folder: Path, *, kept: bool = False) -> Sealing:
+    """One prepared table, to be committed and encrypted while it is being sent, unless it is `kept`."""
+    content = content_of(prepared, part, schema, kept=kept)
+    return content.sealing(content.open(), folder)
+
+
+def content_of(prepared: Prepared, part: Part, schema: Schema, *, kept: bool = False) -> Content:
+    """One prepared table as what is to be deposited; the same bytes whenever it is opened."""
+
+    def opened() -> BytesIO:
+        buffer = BytesIO()
+        write_prepared(buffer, prepared)
+        buffer.seek(0)
+        return buffer
+
     positives = prepared.positives if part == "holdout" else None
-    return Sealing(buffer, folder, part=part, schema=schema, rows=len(prepared), positives=positives)
+    return Content(part, opened, schema=schema, rows=len(prepared), positives=positives, kept=kept)
 
 
 def seal_incumbent(packed: bytes, schema: Schema, folder: Path) -> Deposit:
@@ -54,6 +74,7 @@ def seal_incumbent(packed: bytes, schema: Schema, folder: Path) -> Deposit:
 __all__ = [
     "Deposit",
     "Part",
+    "content_of",
     "prepare_deposits",
     "read_and_prepare",
     "saved",

@@ -6,8 +6,12 @@ Rules:
 2. A contribution is a party's latest train and latest holdout deposit by one schema, and its latest incumbent model if
    it has one. Where there were several, the draft says which was taken; where one is missing, it says whose.
 3. The schema itself is on no ledger, only its digest: the proposer brings the text, and every deposit must name it.
-4. A draft is a valid contract but for the parties' keys, which `contracts.contract.drawn_up` fills in.
-5. The proposer's own policy is asked; what it would veto comes back as warnings, for the draft is there to be edited.
+4. A draft is a valid contract but for the parties' keys, which `contracts.contract.drawn_up` fills in, and but for one
+   thing that nobody else may add: that parties whose rows stay with them see every round. Where it is needed the draft
+   says so and leaves it to the proposer.
+5. A trimmed mean of few parties trims as much as it needs to leave somebody out, unless the proposer says how much.
+6. Rows that stay with a party have placement party; training may then go on a few times after a bank's node was lost.
+7. The proposer's own policy is asked; what it would veto comes back as warnings, for the draft is there to be edited.
 """
 
 from collections import defaultdict
@@ -22,11 +26,12 @@ import yaml
 from pydantic import ValidationError
 
 from contracts.api import EscrowView, PartyView
-from contracts.contract import problems, validated
+from contracts.computation import TrimmedMean
+from contracts.contract import Contract, validated
 from contracts.errors import EscrowError
 from contracts.proceedings import term_digest
 from contracts.schema import Schema
-from contracts.terms import Digest, Name
+from contracts.terms import Digest, Name, problems
 from parties.files import read_document
 from parties.offers import Offer
 from parties.policy import Policy, Violation
@@ -40,6 +45,9 @@ GAIN: Final[Mapping[str, Any]] = MappingProxyType(
     {"kind": "gain", "metric": "average-precision", "more-than": 0.0, "confidence": 0.95, "min-positives": 30}
 )
 """What every contributor is promised unless the proposer says otherwise."""
+RETRIES: Final = 3
+"""How often one run goes on after a party was lost, where a party's rows are trained on at its own bank."""
+EXPOSED: Final = "parties-see-rounds"
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,13 @@ class Draft:
         document: plain values in the order in which people read them; the parties' keys are left to be filled in.
         chosen: a sentence for each choice among several deposits.
         warnings: what the proposer's own policy would veto.
+        missing: a sentence for each thing without which the draft is no valid contract.
     """
 
     document: dict[str, Any]
     chosen: tuple[str, ...]
     warnings: tuple[Violation, ...]
+    missing: tuple[str, ...] = ()
 
 
 def read_schema(path: Path) -> Schema:
@@ -125,13 +135,13 @@ def draft(
             with every party and part that is missing; `document-invalid` if the terms make no valid contract.
     """
     parties = [me, *partners]
-    _require_admitted(directory, parties)
-    sealing = _supported(info, sealing, str(method.get("name")))
+    require_admitted(directory, parties)
+    _require_method(info, str(method.get("name")))
+    sealing = sealing_for(info, sealing)
     contributing = parties if contributors is None else list(contributors)
     digest = term_digest(schema)
     candidates = {party: _by_part(offered.get(party, ()), digest) for party in contributing}
     _require_deposits(candidates, digest)
-    expires = datetime.fromtimestamp(now, UTC) + timedelta(days=days)
     document: dict[str, Any] = {
         "contract": 1,
         "title": title,
@@ -143,25 +153,56 @@ def draft(
             "kind": "joint-training",
             "worker": info.workers[sealing],
             "model": dict(model),
-            "method": dict(method),
+            "method": trimming(method, len(contributing)),
             "sealing": sealing,
         },
         "recipients": [{"party": party} for party in (contributing if recipients is None else recipients)],
         "release": [*(_for(party, condition) for party in contributing), *map(dict, release)],
-        "limits": {"expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"), **limits},
+        "limits": {"expires": expiry(now, days), **_retries(candidates), **limits},
         **terms,
     }
-    contract = validated(document)
+    contract, missing = _but_for_exposure(document)
     looks = {offer.commitment: offer.looks for offer in offered.get(me, ())}
     vetoes = policy.check(contract, party=me, looks=looks, now=now) if policy else ()
-    return Draft(document, tuple(_choices(candidates)), vetoes)
+    return Draft(document, tuple(_choices(candidates)), vetoes, missing)
+
+
+def _but_for_exposure(document: Mapping[str, Any]) -> tuple[Contract, tuple[str, ...]]:
+    """The contract as it would be if all accepted what it exposes, and what to say where nobody has said so yet."""
+    contract = validated({**document, "exposure": EXPOSED})
+    if not (seers := contract.see_rounds()) or document.get("exposure") == EXPOSED:
+        return validated(document), ()
+    sentence = (
+        f"The training rows of {', '.join(seers)} stay there, so every round sends the joint model there: it can be "
+        f"kept whatever the verdict. The contract is valid only with `exposure: {EXPOSED}`, which all must accept; add "
+        f"it with --exposure {EXPOSED}, or choose --method ensemble, with which nothing is sent there."
+    )
+    return contract, (sentence,)
+
+
+def trimming(method: Mapping[str, Any], contributors: int) -> dict[str, Any]:
+    """A method term; a trimmed mean with a `trim` by which somebody of so many is left out, unless it has one."""
+    chosen = dict(method)
+    if chosen.get("name") == "trimmed-mean" and "trim" not in chosen and contributors > 2:
+        chosen["trim"] = TrimmedMean.trim_for(contributors)
+    return chosen
+
+
+def _retries(candidates: Mapping[Name, "Candidates"]) -> dict[str, int]:
+    return {"retries": RETRIES} if any(found["train"][-1].kept for found in candidates.values()) else {}
+
+
+def expiry(now: int, days: int) -> str:
+    """The time, as a contract writes it, so many days after `now`, in whole seconds since 1970."""
+    return (datetime.fromtimestamp(now, UTC) + timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 Candidates = Mapping[str, Sequence[Offer]]
 """A party's deposits by one schema, by part, oldest first."""
 
 
-def _require_admitted(directory: Iterable[PartyView], parties: Collection[Name]) -> None:
+def require_admitted(directory: Iterable[PartyView], parties: Collection[Name]) -> None:
+    """Refuse names that no party has, or whose admission was revoked: `party-unknown`, `party-revoked`."""
     known = {view.request.name: view for view in directory}
     unknown = [name for name in parties if name not in known or known[name].request.role != "party"]
     if unknown:
@@ -170,11 +211,14 @@ def _require_admitted(directory: Iterable[PartyView], parties: Collection[Name])
         raise EscrowError("party-revoked", f"The admission was revoked of: {', '.join(revoked)}.")
 
 
-def _supported(info: EscrowView, sealing: str | None, method: str) -> str:
-    """The sealing to ask for."""
+def _require_method(info: EscrowView, method: str) -> None:
     if method not in info.methods:
         able = ", ".join(info.methods)
         raise EscrowError("not-supported", f"The escrow has no method {method}; it has {able}.", "Choose one it has.")
+
+
+def sealing_for(info: EscrowView, sealing: str | None) -> str:
+    """The sealing to ask for: the strongest that the escrow offers if None; `not-supported` if it has it not."""
     chosen = sealing or next((each for each in STRONGEST_FIRST if each in info.workers), "none")
     if chosen not in info.workers:
         able = ", ".join(info.workers) or "nothing at all"
@@ -208,6 +252,7 @@ def _contribution(party: Name, found: Candidates) -> dict[str, Any]:
     train, holdout = found["train"][-1], found["holdout"][-1]
     contribution: dict[str, Any] = {
         "party": party,
+        **({"placement": "party"} if train.kept else {}),
         "train": {"commitment": train.commitment, "rows": train.rows},
         "holdout": {"commitment": holdout.commitment, "rows": holdout.rows, "positives": holdout.positives},
     }

@@ -22,10 +22,10 @@ from pydantic import TypeAdapter, ValidationError
 from pyrage import x25519
 
 from contracts.errors import EscrowError
+from contracts.notes import Checkpoint, parse_note
 from contracts.signing import Ed25519Signer, Envelope, Signer, SignerRegistry, sign
 from contracts.statements import EnrolmentRequest, Role
 from contracts.terms import Name
-from contracts.transparency import Checkpoint, parse_note
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 _ROLE: Final[TypeAdapter[Role]] = TypeAdapter(Role)

@@ -27,8 +27,9 @@ from contracts.api import Escrow
 from contracts.canonical import digest
 from contracts.entries import steps
 from contracts.errors import EscrowError
+from contracts.notes import Checkpoint, cosigned_times
 from contracts.records import Key, PartyRecord, Record
-from contracts.transparency import Checkpoint, Tree, cosigned_times, empty_root
+from contracts.transparency import Tree, empty_root
 from parties.client import Client
 from parties.identity import Pinned, pinned, write_private
 from parties.offers import leaves

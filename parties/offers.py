@@ -13,11 +13,12 @@ from contracts.api import Escrow
 from contracts.entries import steps
 from contracts.errors import EscrowError
 from contracts.ledgerfile import fits
+from contracts.notes import Checkpoint
 from contracts.records import DepositRecord, Key, PartyRecord, Record
 from contracts.statements import DataDeposited
 from contracts.terms import Commitment, Digest, Name
-from contracts.transparency import Checkpoint, Tree
-from parties.deposit import Part
+from contracts.transparency import Tree
+from parties.sealing import Part
 
 PAGE: Final = 1000
 
@@ -28,11 +29,12 @@ class Offer(NamedTuple):
     party: Name
     part: Part
     commitment: Commitment
-    schema: Digest
+    schema: Digest | None  # of what a joint training uses
     rows: int | None
     positives: int | None
     entry: int  # where it was stated on the ledger; a later one has a larger
     looks: int  # runs started over it as a holdout
+    kept: bool = False  # the rows stay with the party
 
 
 def leaves(escrow: Escrow, size: int, start: int = 0) -> Iterator[bytes]:
@@ -89,4 +91,5 @@ def _offer(record: DepositRecord, entry: int) -> Offer:
         positives=stated.positives,
         entry=entry,
         looks=record.looks,
+        kept=stated.blob is None,
     )

@@ -1,4 +1,4 @@
-"""How long a bank goes on when a stream is cut off, and where it goes on."""
+"""How long a bank goes on when a stream is cut off, or its escrow is away, and where it goes on."""
 
 import threading
 import time
@@ -14,6 +14,8 @@ STEADY_SECONDS: Final = 30.0  # a connection that held so long was none that fai
 BUSY_SECONDS: Final = 150.0  # the escrow gives the place of a transfer whose line is dead back after 60 to 120
 BUSY_PAUSE_SECONDS: Final = 5.0
 _TRIED_AGAIN: Final = frozenset({"escrow-unreachable", "upload-stalled"})
+_COMES_BACK: Final = frozenset({"escrow-unreachable", "escrow-slow", "escrow-crowded", "quota-exceeded"})
+LONGEST_PAUSE_SECONDS: Final = 30.0
 
 Warn = Callable[[str], object]
 """Hears a sentence about what went wrong and is no reason to stop."""
@@ -81,3 +83,30 @@ class Patience:
             )
         self._ended.wait(BUSY_PAUSE_SECONDS)
         self._busy += BUSY_PAUSE_SECONDS
+
+
+class Persistence:
+    """How long a bank's node waits before it connects anew: longer each time, from the first while all goes well.
+
+    Args:
+        at_most: seconds without a connection after which it gives up; None never does.
+    """
+
+    def __init__(self, at_most: float | None = None) -> None:
+        self._at_most = at_most
+        self._failed = 0
+        self._since: float | None = None  # when the first of these failures was
+
+    def well(self) -> None:
+        """The escrow answered."""
+        self._failed, self._since = 0, None
+
+    def pause(self, error: EscrowError) -> float:
+        """Seconds to wait before the next connection; raises the error if none is to be made any more."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        gone = now - self._since
+        if error.code not in _COMES_BACK or (self._at_most is not None and gone >= self._at_most):
+            raise error
+        self._failed += 1
+        return min(PAUSE_SECONDS * 2.0 ** min(self._failed - 1, 10), LONGEST_PAUSE_SECONDS)

@@ -4,8 +4,9 @@ Rules:
 
 1. A policy only ever narrows: it is a list of demands, each checked alone, and a contract that violates one is not
    approved. Nothing in it can allow what the contract language or the ledger refuses.
-2. A term that is left out demands nothing, except `own-condition`, which must be spelled `optional` to be given up.
-   A term without a value, an unknown term or an unknown word is refused, never passed over.
+2. A term that is left out demands nothing, except `own-condition`, which must be spelled `optional` to be given up,
+   and `capsules`, without which none runs on a table of this bank. A term without a value, an unknown term or an
+   unknown word is refused, never passed over.
 3. There is no flag that overrides it: an approval against the policy needs an edited policy.
 4. Without a file the default holds: a clause must be measured on this bank's own holdout.
 5. The terms on clauses (`own-condition` to `tpr-at-1pct-fpr-at-most`) are about contracts to which the bank contributes
@@ -20,10 +21,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from contracts.clauses import Share
 from contracts.computation import Sealing
-from contracts.contract import Contract, Disclosure, Text, problems
+from contracts.contract import Contract, Disclosure, Text
 from contracts.errors import EscrowError
 from contracts.metrics import MetricName
-from contracts.terms import Commitment, Name, Term
+from contracts.terms import Commitment, Digest, Name, Term, problems
 from parties.demands import CHECKS, Case
 from parties.files import read_document
 
@@ -32,6 +33,7 @@ OFF: Final = "optional"
 
 Family = Literal["logistic", "mlp", "boosted"]
 MethodName = Literal["pooled", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "ensemble"]
+Exposure = Literal["parties-see-rounds"]
 Demanded = Literal["required", "optional"]
 Whole = Annotated[int, Field(strict=True, ge=1)]
 Days = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}d$")]
@@ -93,10 +95,13 @@ class Policy(Term):
     )
     families: tuple[Family, ...] | None = Field(
         None,
-        **_shown("The joint model is of one of these families; a bank's own model may be of any.", "[logistic, mlp]"),
+        **_shown("The joint model is of one of these families, of an ensemble every candidate.", "[logistic, mlp]"),
     )
     methods: tuple[MethodName, ...] | None = Field(
         None, **_shown("The joint model is trained by one of these methods.", "[pooled, fedavg]")
+    )
+    capsules: tuple[Digest, ...] = Field(
+        (), **_shown("A capsule that runs on a table of this bank is one of these: whose code it has read.", "[]")
     )
     sealings: tuple[Sealing, ...] | None = Field(
         None, **_shown("The run is sealed in one of these ways.", "[container, gvisor]")
@@ -104,11 +109,19 @@ class Policy(Term):
     placements: tuple[Literal["escrow", "party"], ...] | None = Field(
         None, **_shown("This bank's training rows are in one of these places.", "[party]")
     )
+    exposure: tuple[Exposure, ...] | None = Field(
+        None,
+        **_shown(
+            "Rounds show the joint model and everybody's sums to banks whose rows stay with them only if this names it:"
+            " [parties-see-rounds]; [] refuses it.",
+            "[]",
+        ),
+    )
     partners: tuple[Name, ...] | None = Field(
         None, **_shown("Nobody else is a party of the contract.", "[north, harbour]")
     )
     recipients: tuple[Name, ...] | None = Field(
-        None, **_shown("Nobody else but this bank itself receives the model.", "[north]")
+        None, **_shown("Nobody else but this bank itself receives the model or is shown it in rounds.", "[north]")
     )
     purpose: tuple[Text, ...] | None = Field(
         None,
@@ -120,6 +133,10 @@ class Policy(Term):
         None, **_shown("Nothing else is disclosed in each outcome.", "{released: [verdict, own-finding]}")
     )
     runs_at_most: Whole | None = Field(None, **_shown("The contract may run at most so often.", "1"))
+    retries_at_most: Annotated[int, Field(strict=True, ge=0)] | None = Field(
+        None,
+        **_shown("One run goes on at most so often after a loss; each time all are asked again.", "3"),
+    )
     looks_at_most: Whole | None = Field(
         None, **_shown("This bank's holdout is run over at most so often, this contract's runs included.", "5")
     )

@@ -13,10 +13,11 @@ from contracts.canonical import decode_base64, encode_base64, parse
 from contracts.contract import Contract
 from contracts.entries import Leaf, checked, read_leaf
 from contracts.errors import EscrowError
+from contracts.notes import Checkpoint
 from contracts.records import Key, Record, case_record
 from contracts.statements import Statement, read
 from contracts.terms import Term
-from contracts.transparency import Checkpoint, Tree, leaf_hash, verify_inclusion
+from contracts.transparency import Tree, leaf_hash, verify_inclusion
 from parties.client import Client
 from parties.identity import Pinned, pinned
 

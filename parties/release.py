@@ -18,11 +18,13 @@ from contracts import statements as st
 from contracts.archive import unpack
 from contracts.canonical import canonical, digest, parse
 from contracts.clauses import Outcome
+from contracts.computation import CapsuleRun
+from contracts.consequences import Standing, standing
 from contracts.contract import Contract
 from contracts.entries import Leaf
 from contracts.errors import EscrowError
 from contracts.gate import measured_clauses
-from contracts.package import Opening, bound, findings_digest, shows_findings
+from contracts.package import Opening, ReleasedOutputs, bound, findings_digest, outputs_bound, shows_findings
 from contracts.statements import Statement
 from models.bundle import Bundle, load
 from parties.client import Client
@@ -43,6 +45,12 @@ class Verified:
     contract: Contract
     opening: Opening
     bundle: Bundle | None  # None for a party that receives no model
+    outputs: ReleasedOutputs | None = None  # of a capsule, for a party that receives them
+
+    @property
+    def standing(self) -> Standing:
+        """`development` if the contract that all signed seals nothing; no word of the escrow or a card counts."""
+        return standing(self.contract)
 
 
 def unheard(step: Step) -> None:
@@ -54,22 +62,23 @@ def fetch(client: Client, contract: str, into: Path) -> Path:
 
     Raises:
         EscrowError: `not-released`, `release-invalid` if the package is not encrypted to this party, or
-            `ledger-tampered`; nothing is kept.
+            `ledger-tampered`, and nothing is kept; `file-unwritable`.
     """
     blob = b"".join(client.escrow.collect(contract))
     files = _opened(blob, client.identity)
     receipt = canonical(gathered(client, contract).model_dump(mode="json", by_alias=True))
-    into.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (into / PACKAGE).write_bytes(blob)
-    for name, content in files.items():
-        (into / name).write_bytes(content)
-    (into / RECEIPT).write_bytes(receipt)
+    try:
+        for name, content in {PACKAGE: blob, **files, RECEIPT: receipt}.items():
+            (into / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (into / name).write_bytes(content)
+    except OSError as error:
+        raise EscrowError("file-unwritable", f"{error.filename} cannot be written: {error.strerror}.") from None
     return into
 
 
 def _opened(blob: bytes, identity: Identity) -> dict[str, bytes]:
     try:
-        return unpack(pyrage.decrypt(blob, [identity.age]), package.LIMITS)
+        return unpack(pyrage.decrypt(blob, [identity.age]), package.most)
     except pyrage.DecryptError:
         raise EscrowError("release-invalid", "The package is damaged or not encrypted to this party.") from None
 
@@ -87,7 +96,9 @@ def verify_release(folder: Path, identity: Identity, escrow: Pinned, told: Told 
     6. The package is the one the release names for this party, and its files are what it holds.
     7. The party's own findings, if the contract shows them to it, are those bound by the verdict: one for its every
        clause, each of which holds.
-    8. The model is the one bound by the release, for this contract, and opens safely.
+    8. The model is the one bound by the release, for this contract, and opens safely; or a capsule's outputs are those
+       bound by the release, from the two runs that the ledger names: exactly the declared ones, each within its size,
+       and what the second run was stated to have made.
 
     Raises:
         EscrowError: of the first step that fails, with a code of its own kind; the release must not be used.
@@ -108,9 +119,17 @@ def verify_release(folder: Path, identity: Identity, escrow: Pinned, told: Told 
     told((6, f"package of {identity.name} is the released one"))
     opening = _opening(files, identity.name, contract, decided)
     told((7, _own_words(opening)))
-    bundle = _model(folder, opening, contract, released, identity.name)
-    told((8, "no model for this party" if bundle is None else f"model {released.model}"))
-    return Verified(contract, opening, bundle)
+    bundle, outputs = None, None
+    if all(recipient.party != identity.name for recipient in contract.recipients):
+        told((8, f"no {'model' if contract.training else 'outputs'} for this party"))
+    elif isinstance(contract.computation, CapsuleRun):
+        outputs = _outputs(files, opening, statements, released)
+        _require_declared(files, outputs, contract.digest(), contract.computation)
+        told((8, f"{len(outputs.outputs)} outputs {released.product}"))
+    else:
+        bundle = _model(folder, opening, contract, released)
+        told((8, f"model {released.product}"))
+    return Verified(contract, opening, bundle, outputs)
 
 
 def _invalid(sentence: str) -> EscrowError:
@@ -125,7 +144,9 @@ def _read(path: Path) -> bytes:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {name: _read(folder / name) for name in package.LIMITS if (folder / name).exists()}
+    names = [name for name in package.LIMITS if (folder / name).exists()]
+    outputs = [path.relative_to(folder).as_posix() for path in (folder / package.FOLDER).rglob("*") if path.is_file()]
+    return {name: _read(folder / name) for name in (*names, *outputs)}
 
 
 def _the_contract(statements: list[tuple[Leaf, Statement]], files: dict[str, bytes]) -> Contract:
@@ -188,14 +209,54 @@ def _own_words(opening: Opening) -> str:
     return f"{len(opening.findings)} conditions of this party hold on its own findings"
 
 
-def _model(folder: Path, opening: Opening, contract: Contract, released: st.RunReleased, party: str) -> Bundle | None:
-    if all(recipient.party != party for recipient in contract.recipients):
-        return None
-    if opening.model_salt is None:
-        raise _invalid("The package holds no opening of the model.")
-    manifest = digest(_read(folder / package.MANIFEST))
-    if bound(bytes.fromhex(opening.model_salt), manifest) != released.model:
-        raise _invalid("The model is not the one that was released.")
+def _require_product(opening: Opening, manifest: bytes, released: st.RunReleased) -> None:
+    if opening.product_salt is None:
+        raise _invalid("The package holds no opening of what was released.")
+    if bound(bytes.fromhex(opening.product_salt), digest(manifest)) != released.product:
+        raise _invalid("What is in the package is not what was released.")
+
+
+def _outputs(
+    files: dict[str, bytes],
+    opening: Opening,
+    statements: list[tuple[Leaf, Statement]],
+    released: st.RunReleased,
+) -> ReleasedOutputs:
+    """The manifest of a capsule's outputs: of what was released, from the runs that the ledger names."""
+    manifest = files.get(package.OUTPUTS, b"")
+    _require_product(opening, manifest, released)
+    try:
+        found = ReleasedOutputs.model_validate(parse(manifest))
+    except ValueError:
+        raise _invalid("The outputs' manifest is malformed.") from None
+    runs = {
+        s.stage: s.outputs
+        for _, s in statements
+        if isinstance(s, st.StageCompleted) and (s.contract, s.run) == (released.contract, released.run)
+    }
+    if runs != {"synthetic": found.synthetic, "confidential": found.confidential}:
+        raise _invalid("The outputs do not come from the two runs that the ledger names.")
+    if opening.outputs_salt is None or found.confidential != outputs_bound(
+        bytes.fromhex(opening.outputs_salt), found.outputs
+    ):
+        raise _invalid("The outputs are not those that the run on confidential rows was stated to have made.")
+    return found
+
+
+def _require_declared(files: dict[str, bytes], manifest: ReleasedOutputs, contract: str, terms: CapsuleRun) -> None:
+    """The files are those of the manifest, which is this contract's, and those declared, no larger than declared."""
+    if (manifest.contract, manifest.capsule, manifest.image) != (contract, terms.capsule, terms.image):
+        raise _invalid("The outputs are those of another contract, capsule or image.")
+    held = {name.removeprefix(package.FOLDER): files[name] for name in files if name.startswith(package.FOLDER)}
+    if {path: digest(content) for path, content in held.items()} != manifest.outputs:
+        raise _invalid("The outputs are not those of their manifest.")
+    most = {declared.path: declared.size_kib << 10 for declared in terms.outputs}
+    if held.keys() != most.keys() or any(len(content) > most[path] for path, content in held.items()):
+        raise _invalid("The outputs are not those that the contract declares.")
+
+
+def _model(folder: Path, opening: Opening, contract: Contract, released: st.RunReleased) -> Bundle:
+    _require_product(opening, _read(folder / package.MANIFEST), released)
     bundle = load(folder)
     if bundle.manifest.trained_for != contract.digest():
         raise _invalid("The model was trained for another contract.")
@@ -208,6 +269,8 @@ def summary(verified: Verified) -> dict[str, object]:
         "contract": verified.contract.digest(),
         "title": verified.contract.title,
         "verdict": "released",
+        "standing": verified.standing,
         "findings": [json.loads(finding.model_dump_json(by_alias=True)) for finding in verified.opening.findings],
         "model": verified.bundle.digest if verified.bundle else None,
+        "outputs": verified.outputs.model_dump(mode="json", by_alias=True) if verified.outputs else None,
     }

@@ -16,6 +16,7 @@ import grpc
 
 from contracts.api import CaseView, DepositView, EscrowView, Event, PartyView, Receipt, Upload
 from contracts.errors import EscrowError
+from contracts.nodes import Said, Told
 from contracts.package import LIMITS
 from contracts.protocol import convert
 from contracts.protocol import escrow_pb2 as pb
@@ -133,6 +134,14 @@ class RemoteEscrow:
             else:
                 return
 
+    def join(self, contract: str, said: Iterator[Said]) -> Iterator[Told]:
+        """See `contracts.api.Escrow.join`. A lost connection ends it: where to go on is for the node to say.
+
+        `said` is asked in a thread of gRPC's, also after the end: it has to end when this has.
+        """
+        messages = (convert.to_said(each, contract) for each in said)
+        yield from map(convert.from_told, self._listen(self.stub.Join, messages, seconds=None))
+
     def watch(self, since: int) -> Iterator[Event]:
         """See `contracts.api.Escrow.watch`. Goes on over lost connections until the escrow cannot be reached."""
         patience, place, told = Patience(self.ended), Place(since), 0
@@ -206,6 +215,8 @@ class RemoteEscrow:
             answer = self.stub.Consistency(pb.ConsistencyRequest(old=old, new=new), timeout=self.seconds)
         except grpc.RpcError as error:
             raise failure(error) from None
+        except ValueError:  # another thread has closed the connection meanwhile
+            raise EscrowError("escrow-unreachable", "The connection was closed from this side.") from None
         return list(answer.proof)
 
 

@@ -38,9 +38,10 @@ def score(verified: Verified, table: Path, scored: Callable[[int, int], object] 
     Raises:
         EscrowError: `not-permitted` if the party received no model, and all that `models.table.read_table` raises.
     """
-    bundle, schema = verified.bundle, verified.contract.data_schema
+    bundle = verified.bundle
     if bundle is None:
         raise EscrowError("not-permitted", "This party receives no model under the contract.")
+    schema = verified.contract.schema_of_rows
     rows = features_for_scoring(read_table(table, schema, labels="optional"), schema)
     return _columns(rows, _scores(bundle, rows, scored), schema)
 

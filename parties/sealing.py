@@ -30,7 +30,7 @@ from contracts.terms import Digest
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-Part = Literal["train", "holdout", "incumbent"]
+Part = Literal["train", "holdout", "incumbent", "table", "capsule"]
 CHUNK: Final = 1 << 18
 BLOCK: Final = 1 << 17  # of plaintext: pyrage asks for 8 KiB at a time, and hashing so little at once takes longer
 
@@ -41,7 +41,7 @@ class Deposit:
 
     part: Part
     commitment: str
-    schema: Digest
+    schema: Digest | None  # of what a joint training uses
     rows: int | None
     positives: int | None
     blob: Digest
@@ -50,6 +50,7 @@ class Deposit:
     path: Path  # of the ciphertext
     identity: str = field(repr=False)  # age secret key
     salt: str = field(repr=False)  # hex
+    kept: bool = False  # it is committed to, and never sent
 
     def statement(self, ledger: str, party: str) -> DataDeposited:
         """What the party states of it."""
@@ -61,8 +62,8 @@ class Deposit:
             data_schema=self.schema,
             rows=self.rows,
             positives=self.positives,
-            blob=self.blob,
-            size=self.size,
+            blob=None if self.kept else self.blob,
+            size=0 if self.kept else self.size,
         )
 
     def digest(self) -> Digest:
@@ -75,6 +76,25 @@ class Deposit:
             file.seek(offset)
             while chunk := file.read(CHUNK):
                 yield chunk
+
+    def open_into(self, file: BinaryIO) -> None:
+        """Write the plaintext into an open file. Only the end shows that nothing was cut off.
+
+        Raises:
+            EscrowError: `file-unreadable` if the ciphertext is not at home, `blob-corrupt` if it was changed.
+        """
+        writer = _Writer(file)
+        try:
+            with self.path.open("rb") as ciphertext:
+                pyrage.decrypt_io(ciphertext, writer, [x25519.Identity.from_str(self.identity)])
+        except (pyrage.DecryptError, OSError) as error:
+            if error is writer.error:
+                raise
+            if isinstance(error, FileNotFoundError):
+                raise EscrowError("file-unreadable", f"The deposit's file {self.path.name} is not at home.") from None
+            raise EscrowError("blob-corrupt", f"The deposit's file {self.path.name} is damaged.") from error
+        if writer.error is not None:
+            raise writer.error
 
     def sealed_key(self, run_recipient: str) -> str:
         """What opens the deposit, encrypted to a run key; base64, as an approval carries it."""
@@ -120,14 +140,17 @@ class Sealing:
         folder: Path,
         *,
         part: Part,
-        schema: Schema,
+        schema: Schema | None = None,
         rows: int | None = None,
         positives: int | None = None,
+        kept: bool = False,
     ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.token = secrets.token_hex(16)
+        self.kept = kept
         self._plaintext, self._folder = plaintext, folder
-        self._about = {"part": part, "schema": term_digest(schema), "rows": rows, "positives": positives}
+        by = None if schema is None else term_digest(schema)
+        self._about = {"part": part, "schema": by, "rows": rows, "positives": positives, "kept": kept}
         self._ciphertext = folder / f"{self.token}.partial"
         self._done: Future[Deposit] = Future()
         self._written = _Written()
@@ -262,9 +285,9 @@ class _Reader(io.RawIOBase):
 
 
 class _Writer:
-    """The ciphertext, hashed and counted as it is written."""
+    """What is written, hashed and counted as it is."""
 
-    def __init__(self, file: io.FileIO, told: Callable[[int], None]) -> None:
+    def __init__(self, file: BinaryIO | io.FileIO, told: Callable[[int], None] = lambda _: None) -> None:
         self._file, self._told = file, told
         self.hash, self.size = hashlib.sha256(), 0
         self.error: Exception | None = None

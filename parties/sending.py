@@ -1,7 +1,8 @@
-"""A prepared table on its way to the escrow, such that calling again never deposits it twice.
+"""A file on its way to the escrow, such that calling again never deposits it twice.
 
-A sending that was cut off left its ciphertext and secrets at home. Whether they are of this very table is seen from the
-commitment: the salt is there, and preparing a table gives the same bytes again.
+A sending that was cut off left its ciphertext and secrets at home. Whether they are of this very content is seen from
+the commitment: the salt is there, and opening the content gives the same bytes again. What stays at the bank is
+encrypted and stated in the same way, and its file is not sent.
 """
 
 import fcntl
@@ -10,20 +11,46 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from contracts.canonical import commitment
 from contracts.errors import EscrowError
 from contracts.proceedings import term_digest
 from contracts.schema import Schema
-from models.table import Prepared, write_prepared
 from parties.client import Client
-from parties.deposit import Deposit, Part, sealing_of
+from parties.sealing import CHUNK, Deposit, Part, Sealing
 
 Told = Callable[[int, int | None], object]
 """Hears how many of how many bytes are on their way."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is to be deposited.
+
+    Attributes:
+        part: of a contribution.
+        open: opens the plaintext, which is the same bytes each time.
+        schema: by which it was made, if that is for a joint training.
+        rows: that it has, if it is a table.
+        positives: frauds among them, if it is a holdout.
+        kept: whether it is committed to and stays at the bank.
+    """
+
+    part: Part
+    open: Callable[[], BinaryIO]
+    schema: Schema | None = None
+    rows: int | None = None
+    positives: int | None = None
+    kept: bool = False
+
+    def sealing(self, plaintext: BinaryIO, folder: Path) -> Sealing:
+        """What was opened, to be committed and encrypted while it is being sent."""
+        counts = {"rows": self.rows, "positives": self.positives}
+        return Sealing(plaintext, folder, part=self.part, schema=self.schema, kept=self.kept, **counts)
 
 
 class Sent(NamedTuple):
@@ -34,6 +61,8 @@ class Sent(NamedTuple):
 
     def words(self) -> str:
         """For people."""
+        if self.deposit.kept:
+            return "was committed to before; stays here" if self.how == "known" else "committed to; stays here"
         return {"new": "deposited", "resumed": "deposited, resumed", "known": "was deposited before"}[self.how]
 
     def data(self) -> dict[str, Any]:
@@ -45,23 +74,25 @@ class Sent(NamedTuple):
             "rows": each.rows,
             "positives": each.positives,
             "size": each.size,
+            "kept": each.kept,
             "how": self.how,
         }
 
 
-def deposit(client: Client, prepared: Prepared, part: Part, schema: Schema, told: Told) -> Sent:
-    """Deposit a prepared table, or go on with an earlier call that was cut off.
+def deposit(client: Client, content: Content, told: Told) -> Sent:
+    """Deposit something, or go on with an earlier call that was cut off.
 
     Raises:
-        EscrowError: `runtime-busy` if another command sends from this home, or what the escrow refuses with.
+        EscrowError: `upload-busy` if another command sends from this home, or what the escrow refuses with.
     """
     with _alone(client.folder):
         stated = {each.commitment: each for each in client.escrow.deposits()}
-        found = _prepared_before(client.folder, prepared, part, schema)
+        found = held(client.folder, content)
         fresh = [each for each in found if each.commitment not in stated or not stated[each.commitment].revoked]
         if not fresh:
-            sealing = sealing_of(prepared, part, schema, client.folder)
-            return Sent(client.send(sealing, lambda done: told(done, None)), "new")
+            with content.open() as plaintext:
+                sealing = content.sealing(plaintext, client.folder)
+                return Sent(client.send(sealing, lambda done: told(done, None)), "new")
         known = next((each for each in fresh if each.commitment in stated), None)
         if known:
             return Sent(known, "known")
@@ -88,20 +119,40 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _prepared_before(folder: Path, prepared: Prepared, part: Part, schema: Schema) -> list[Deposit]:
-    """The deposits at home that hold this very table."""
-    wanted = (part, term_digest(schema))
-    kept = (_kept(path) for path in sorted(folder.glob("*.json")))
-    alike = [each for each in kept if each is not None and (each.part, each.schema) == wanted and each.path.is_file()]
-    if not alike:
+def held(folder: Path, content: Content) -> list[Deposit]:
+    """The deposits at home that hold this very content, sent or kept as it is to be."""
+    wanted = (content.part, content.schema and term_digest(content.schema), content.kept)
+    found = [each for each in _all(folder) if (each.part, each.schema, each.kept) == wanted and each.path.is_file()]
+    return _alike(found, content)
+
+
+def require_not_kept(folder: Path, content: Content) -> None:
+    """Refuse to send what was kept here before, whatever schema that was committed to by.
+
+    Raises:
+        EscrowError: `deposit-kept`.
+    """
+    if _alike([each for each in _all(folder) if each.kept], content):
+        raise EscrowError("deposit-kept", "These very training rows were kept here before, and would now be sent.")
+
+
+def _alike(found: list[Deposit], content: Content) -> list[Deposit]:
+    """Those of the deposits that hold this very content."""
+    if not found:
         return []
-    buffer = BytesIO()
-    write_prepared(buffer, prepared)
-    content = f"sha256:{hashlib.sha256(buffer.getbuffer()).hexdigest()}"
-    return [each for each in alike if commitment(bytes.fromhex(each.salt), content) == each.commitment]
+    hashed = hashlib.sha256()
+    with content.open() as plaintext:
+        for chunk in iter(partial(plaintext.read, CHUNK), b""):
+            hashed.update(chunk)
+    digest = f"sha256:{hashed.hexdigest()}"
+    return [each for each in found if commitment(bytes.fromhex(each.salt), digest) == each.commitment]
 
 
-def _kept(path: Path) -> Deposit | None:
+def _all(folder: Path) -> list[Deposit]:
+    return [each for path in sorted(folder.glob("*.json")) if (each := _held(path)) is not None]
+
+
+def _held(path: Path) -> Deposit | None:
     """A deposit's secrets; None for a file that a crash cut short, whose deposit was never sent whole."""
     try:
         return Deposit.load(path)

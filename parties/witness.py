@@ -17,8 +17,9 @@ from pathlib import Path
 from contracts.api import Receipt
 from contracts.canonical import encode_base64
 from contracts.errors import EscrowError, Exit
+from contracts.notes import Checkpoint
 from contracts.signing import Envelope
-from contracts.transparency import Checkpoint, verify_consistency
+from contracts.transparency import verify_consistency
 from parties.identity import Pinned, pinned, write_private
 
 Ask = Callable[[int, int], Sequence[bytes]]

@@ -1,26 +1,37 @@
 """A whole consortium on one machine: an escrow and banks with their own homes, played through the banks' own client.
 
 The demo, the benchmarks and the tests all meet the escrow here, through `contracts.api`, as a bank does: in process, or
-over gRPC and mutual TLS on loopback, from one definition.
+over gRPC and mutual TLS on loopback, from one definition. Banks whose training rows stay with them run real nodes, in
+threads of this process.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from contracts.api import CaseView
+from contracts.computation import TWO_WAY
 from contracts.contract import Contract, drawn_up, validated
+from contracts.errors import EscrowError
+from contracts.records import CaseRecord
 from contracts.schema import Schema
 from escrow.core import Core, clock
+from escrow.runs import silent
 from escrow.runtime.base import Runtime
 from escrow.runtime.process import ProcessRuntime, memory_root
 from escrow.server import Server
+from escrow.stages import Progress
 from models.table import Prepared
 from parties.client import Client, contribution, directory_keys
+from parties.conditions import Conditions, Session
 from parties.deposit import Deposit, prepare_deposits, seal_table
 from parties.enrol import enrol, meet
 from parties.identity import Identity
+from parties.node import Node
 from parties.remote import RemoteEscrow
 from parties.session import connect
 
@@ -33,7 +44,11 @@ MODELS: Mapping[str, dict[str, Any]] = {
 Wire = Literal["process", "grpc"]
 """How the banks reach the escrow: by calls in this process, or over gRPC and mutual TLS on loopback."""
 
-METHODS: Mapping[str, dict[str, Any]] = {"pooled": {"name": "pooled"}, "fedavg": {"name": "fedavg", "rounds": 32}}
+METHODS: Mapping[str, dict[str, Any]] = {
+    "pooled": {"name": "pooled"},
+    **{name: {"name": name, "rounds": 32} for name in TWO_WAY},
+    "ensemble": {"name": "ensemble"},
+}
 
 
 @dataclass
@@ -47,6 +62,8 @@ class Consortium:
         schema: what everyone deposits by.
         server: where the escrow listens, if the banks reach it over the network.
         deposits: what each bank has deposited, by bank.
+        workers: what runs the worker of a bank whose training rows stay with it, by bank; whoever puts it here closes
+            it.
     """
 
     directory: Path
@@ -55,6 +72,7 @@ class Consortium:
     server: Server | None = None
     banks: dict[str, Client] = field(default_factory=dict)
     deposits: dict[str, tuple[Deposit, ...]] = field(default_factory=dict)
+    workers: dict[str, Runtime] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -105,18 +123,23 @@ class Consortium:
             self.server.stop(grace_seconds=5)
         self.core.close()
 
-    def deposit(self, name: str, table: Path) -> tuple[Deposit, ...]:
-        """A bank prepares its table at home, states the deposits and sends their encrypted files."""
+    def deposit(self, name: str, table: Path, *, at_home: bool = False) -> tuple[Deposit, ...]:
+        """A bank prepares its table, states the deposits and sends their encrypted files.
+
+        With `at_home` its training rows stay with it: they are committed to, and their file is not sent.
+        """
         bank = self.banks[name]
-        self.deposits[name] = prepare_deposits(table, self.schema, bank.folder)
+        self.deposits[name] = prepare_deposits(table, self.schema, bank.folder, keep_training=at_home)
         bank.deposit(self.deposits[name])
         return self.deposits[name]
 
-    def deposit_prepared(self, name: str, train: Prepared, holdout: Prepared) -> tuple[Deposit, ...]:
+    def deposit_prepared(
+        self, name: str, train: Prepared, holdout: Prepared, *, at_home: bool = False
+    ) -> tuple[Deposit, ...]:
         """The same with tables that are prepared already."""
         bank = self.banks[name]
         self.deposits[name] = (
-            seal_table(train, "train", self.schema, bank.folder),
+            seal_table(train, "train", self.schema, bank.folder, kept=at_home),
             seal_table(holdout, "holdout", self.schema, bank.folder),
         )
         bank.deposit(self.deposits[name])
@@ -130,7 +153,10 @@ class Consortium:
         title: str = "Joint card-fraud model",
         **terms: object,
     ) -> dict[str, Any]:
-        """A contract's document: every bank contributes, receives, and must gain; `terms` replaces whole terms."""
+        """A contract's document: every bank contributes, receives, and must gain; `terms` replaces whole terms.
+
+        Where rows stay with their banks and training goes in rounds, all say that they accept to be shown the rounds.
+        """
         names = list(self.banks)
         expires = datetime.fromtimestamp(self.core.now(), UTC) + timedelta(days=30)
         parts = [contribution(name, self.deposits[name]) for name in names]
@@ -146,7 +172,7 @@ class Consortium:
                 "worker": self.core.runtime.worker(),
                 "model": dict(model),
                 "method": dict(method),
-                "sealing": "none",
+                "sealing": self.core.runtime.sealing,
             },
             "recipients": [{"party": name} for name in names],
             "release": [
@@ -155,6 +181,8 @@ class Consortium:
             ],
             "limits": {"expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ")},
         }
+        if method["name"] in TWO_WAY and any(part.placement == "party" for part in parts):
+            document["exposure"] = "parties-see-rounds"
         return document | {key.replace("_", "-"): value for key, value in terms.items()}
 
     def contract(self, document: Mapping[str, Any]) -> Contract:
@@ -171,6 +199,39 @@ class Consortium:
         for name in names or tuple(self.banks):
             self.banks[name].approve(digest)
 
+    def run(self, digest: str, progress: Progress = silent) -> CaseRecord:
+        """Run a contract to its end, the nodes of those who have a worker for it being there meanwhile.
+
+        Raises:
+            EscrowError: what kept a node from taking part, other than the run's end.
+        """
+        with self.attended(digest):
+            return self.core.run(digest, progress)
+
+    @contextmanager
+    def attended(self, digest: str) -> Iterator[None]:
+        """Meanwhile the nodes of the banks in `workers` take part in a contract's training."""
+        at_home = self.core.runs.case(digest).contract.at_home()
+        nodes = {name: self._node(digest, name) for name in at_home if name in self.workers}
+        with ThreadPoolExecutor(max(1, len(nodes)), "node") as threads:
+            serving = [threads.submit(node.serve) for node in nodes.values()]
+            try:
+                yield
+            finally:
+                for node in nodes.values():
+                    node.stop()
+            for each in serving:
+                _ended(each)
+
+    def _node(self, digest: str, name: str) -> Node:
+        bank, runtime = self.banks[name], self.workers[name]
+
+        def dial() -> Session:
+            client = self._client(bank.home, bank.identity)
+            return Session(client, client.escrow.close if isinstance(client.escrow, RemoteEscrow) else lambda: None)
+
+        return Node(digest, Conditions(dial, lambda _: runtime, self.core.now, news=lambda _: None))
+
     def reopen(self, runtime: Runtime | None = None) -> None:
         """Start the escrow again from what is on its disk, as after a crash; banks get new sessions."""
         home = self.directory / "escrow"
@@ -179,3 +240,10 @@ class Consortium:
         self.core = Core.open(home, runtime or ProcessRuntime(memory_root(home)), now=self.core.now)
         self.server = Server.start(self.core, ports) if ports else None
         self.banks = {name: self._client(bank.home, bank.identity) for name, bank in self.banks.items()}
+
+
+def _ended(node: Future[CaseView]) -> None:
+    """Raise what a node ended with, unless it is that it was stopped."""
+    error = node.exception()
+    if error is not None and not (isinstance(error, EscrowError) and error.code == "interrupted"):
+        raise error

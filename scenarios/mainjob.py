@@ -1,6 +1,5 @@
 """The demo's work: worlds played from keys to verdict, and the envelope that tells of them."""
 
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from contracts.computation import TWO_WAY
 from contracts.errors import EscrowError
 from contracts.schema import Columns, Schema
-from escrow.runtime.process import memory_root
+from escrow.sealing import UNSEALED, Seal
 from scenarios import plot, worlds
 from scenarios.consortium import METHODS, MODELS, Consortium, Wire
 from scenarios.network import Network
-from scenarios.play import Played, Stopwatch, Tell, Watching, play
+from scenarios.play import Played, Stopwatch, Tell, play
+from scenarios.watching import Watching, cleared
 from scenarios.worlds import World
 
 RELEASED_WORLD, WITHHELD_WORLD = "fraud-type-skew", "no-gain"
@@ -25,6 +26,8 @@ STAGES = ("deposit", "approve", "prepare", "baseline", "train", "evaluate", "dec
 
 Reach = Wire | Literal["network"]
 """How banks reach the escrow: in one process, or (`network`) by commands, everybody in processes of their own."""
+Placement = Literal["escrow", "party"]
+"""Where the banks' training rows are: deposited, or with the banks, whose own nodes train on them."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,19 @@ class Choice:
     model: str
     method: str
     seed: int
+    seal: Seal
+    placement: Placement = "escrow"
+
+    @property
+    def at_home(self) -> bool:
+        """Whether training rows stay with the banks."""
+        return self.placement == "party"
 
 
-def chosen(model: str | None, method: str | None, seed: int) -> Choice:
-    """The model and method asked for; what is left open follows from the other.
+def chosen(
+    model: str | None, method: str | None, seed: int, seal: Seal = UNSEALED, placement: Placement = "escrow"
+) -> Choice:
+    """The model and method asked for; what is left open follows from the other, and from where the rows are.
 
     Raises:
         EscrowError: `usage` for a model or method that does not exist, or that do not go together.
@@ -46,12 +58,17 @@ def chosen(model: str | None, method: str | None, seed: int) -> Choice:
         if value is not None and value not in known:
             raise EscrowError("usage", f"There is no {what} {value!r}.", f"Use one of: {', '.join(known)}.")
     model = model or "mlp"
-    method = method or ("pooled" if model == "boosted" else "fedavg")
-    if model == "boosted" and method == "fedavg":
-        raise EscrowError("usage", "Trees have no parameters to average.", "Use --method pooled with --model boosted.")
+    trees = "ensemble" if placement == "party" else "pooled"
+    method = method or (trees if model == "boosted" else "fedavg")
+    if model == "boosted" and method in TWO_WAY:
+        raise EscrowError(
+            "usage", "Trees have no parameters to average.", f"Use --method {trees} with --model boosted."
+        )
+    if placement == "party" and method == "pooled":
+        raise EscrowError("usage", "Rows that stay at the banks cannot be pooled.", "Use another --method.")
     if seed < 0:
         raise EscrowError("usage", "A seed is 0 or more.")
-    return Choice(model, method, seed)
+    return Choice(model, method, seed, seal, placement)
 
 
 def own_table(
@@ -149,13 +166,12 @@ def run(
     """Play a contract in each world and return the envelope's data.
 
     Args:
-        choice: model, method and seed.
+        choice: model, method, seed and sealing.
         directory: for everything that is made.
         made: one or more worlds of the same schema, played one after the other.
         tell: hears how it goes.
         wire: how the banks reach the escrow.
     """
-    logging.getLogger("escrow").setLevel(logging.ERROR)  # the runtime's warning stands in the demo's own words
     opened = networked if wire == "network" else partial(together, schema=made[0].schema, wire=wire)
     with opened(directory, choice, tell) as play_world:
         played = [play_world(each) for each in made]
@@ -167,6 +183,8 @@ def run(
         "model": choice.model,
         "method": choice.method,
         "seed": choice.seed,
+        "sealing": choice.seal.sealing,
+        "placement": choice.placement,
         "contracts": [described(each) for each in played],
     }
 
@@ -177,19 +195,27 @@ Player = Callable[[World], Played]
 @contextmanager
 def networked(directory: Path, choice: Choice, tell: Tell) -> Iterator[Player]:
     """Plays worlds over an escrow and banks that are processes of their own."""
-    with Network.opened(directory, model=choice.model, method=choice.method, tell=tell) as network:
+    opened = Network.opened(
+        directory, model=choice.model, method=choice.method, seal=choice.seal, at_home=choice.at_home, tell=tell
+    )
+    with opened as network:
         yield network.play
 
 
 @contextmanager
 def together(directory: Path, choice: Choice, tell: Tell, *, schema: Schema, wire: Wire) -> Iterator[Player]:
     """Plays worlds over an escrow and banks in this process."""
-    runtime = Watching(memory_root(directory / "escrow"), directory / "seen")
+    home = directory / "escrow"
+    runtime = Watching(choice.seal.runtime(home), directory / "seen")
     consortium = Consortium.create(directory, schema, runtime=runtime, wire=wire)
     try:
         yield lambda world: contract_of(world, consortium, choice, tell)
     finally:
         consortium.close()
+        cleared(choice.seal, home)
+        for name, worker in consortium.workers.items():
+            worker.close()
+            cleared(choice.seal, consortium.banks[name].home)
 
 
 def contract_of(world: World, consortium: Consortium, choice: Choice, tell: Tell) -> Played:
@@ -201,7 +227,9 @@ def contract_of(world: World, consortium: Consortium, choice: Choice, tell: Tell
         tell("deposit", f"{bank} prepares, commits, encrypts and deposits")
         if bank not in consortium.banks:
             consortium.join(bank)
-        consortium.deposit(bank, tables[bank])
+            if choice.at_home:
+                consortium.workers[bank] = choice.seal.runtime(consortium.banks[bank].home)
+        consortium.deposit(bank, tables[bank], at_home=choice.at_home)
     watch.end("deposit")
     return play(
         consortium,

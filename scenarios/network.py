@@ -11,18 +11,21 @@ along, for the table. Rules:
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
+from contracts.computation import TWO_WAY
 from contracts.contract import validated
 from contracts.errors import EscrowError
+from escrow.sealing import Seal
 from parties.draft import to_yaml
 from scenarios.consortium import METHODS, MODELS, ORIGIN
-from scenarios.play import Played, Stopwatch, Tell, rows, seen
+from scenarios.play import Played, Stopwatch, Tell, rows
 from scenarios.programs import Json, Processes, Terminal
 from scenarios.served import Served
+from scenarios.watching import seen
 from scenarios.worlds import World
 
 Result = TypeVar("Result")
@@ -47,26 +50,32 @@ class Network:
         directory: holds `escrow/`, `banks/NAME/`, `tables/` and `logs/`.
         model: of the contracts, a key of `MODELS`.
         method: of the contracts, a key of `METHODS`.
+        at_home: whether training rows stay with the banks, each of which then runs `party start`.
         tell: hears how it goes.
         processes: the commands that are being run.
         operator: who made the escrow and admits the banks.
         fingerprint: of the escrow, as the operator tells it to the banks.
         escrow: the escrow's process.
+        nodes: the `party start` of each bank, if training rows stay with them.
     """
 
     directory: Path
     model: str
     method: str
+    at_home: bool
     tell: Tell
     processes: Processes
     operator: Terminal
     fingerprint: str
     escrow: Served
     banks: dict[str, Terminal] = field(default_factory=dict)
+    nodes: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
     @contextmanager
-    def opened(cls, directory: Path, *, model: str, method: str, tell: Tell) -> Iterator["Network"]:
+    def opened(
+        cls, directory: Path, *, model: str, method: str, seal: Seal, tell: Tell, at_home: bool = False
+    ) -> Iterator["Network"]:
         """A new escrow that serves, without banks yet; everything has ended afterwards. Called from the main thread.
 
         Raises:
@@ -77,9 +86,11 @@ class Network:
         operator = Terminal("operator", "escrow", home, logs / "operator.log", processes)
         with _ended_by_sigterm():
             fingerprint = operator.run("init", home, "--origin", ORIGIN)["fingerprint"]
-            escrow = Served(home, directory / "seen", logs / "escrow.log", processes.end)
+            escrow = Served(home, directory / "seen", seal, logs / "escrow.log", processes.end)
+            network = cls(directory, model, method, at_home, tell, processes, operator, fingerprint, escrow)
             try:
-                yield cls(directory, model, method, tell, processes, operator, fingerprint, escrow)
+                with network.nodes:
+                    yield network
             finally:
                 processes.end()
                 escrow.stop()
@@ -124,7 +135,8 @@ class Network:
             self.tell("deposit", f"{name} makes its keys and is admitted")
             self.banks[name] = self._joined(name)
         self.tell("deposit", f"{name} prepares, commits, encrypts and deposits")
-        self.banks[name].run("dataset", "add", table, "--schema", schema)
+        kept = ("--keep-training",) if self.at_home else ()
+        self.banks[name].run("dataset", "add", table, "--schema", schema, *kept)
 
     def _joined(self, name: str) -> Terminal:
         """A new bank makes its keys, asks, is admitted after its fingerprint was compared, and gets its certificate."""
@@ -134,6 +146,8 @@ class Network:
         bank.run("enrol", self.escrow.address(), "--fingerprint", self.fingerprint)
         self.operator.run("party", "admit", name, "--fingerprint", fingerprint)
         bank.run("enrol")
+        if self.at_home:
+            self.nodes.enter_context(bank.serving("start"))
         return bank
 
     def _decided(self, world: World, draft: Path, watch: Stopwatch) -> Json:
@@ -142,7 +156,9 @@ class Network:
         self.tell("approve", "propose, explain, approve")
         first, *others = world.banks
         partners = [word for name in others for word in ("--partner", name)]
-        terms = ("--family", MODELS[self.model]["family"], "--method", METHODS[self.method]["name"])
+        terms: tuple[str, ...] = ("--family", MODELS[self.model]["family"], "--method", METHODS[self.method]["name"])
+        if self.at_home and METHODS[self.method]["name"] in TWO_WAY:
+            terms += ("--exposure", "parties-see-rounds")
         titled = ("--title", f"Joint card-fraud model, {world.name}", "--out", draft)
         proposer = self.banks[first]
         proposer.run("contract", "init", *partners, *terms, *titled)

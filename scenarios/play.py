@@ -1,7 +1,7 @@
 """Playing a contract from deposits to a verified release, and what the simulator saw of it.
 
-The simulator is the operator here, and shows what that means: with nothing sealing the workers it reads the evidence
-out of the run (`Watching`). No bank sees those figures of another, and of a withheld contract no bank sees any.
+The simulator is the operator here, and shows what that means: it reads the evidence out of the run, sealed or not
+(`scenarios.watching`). No bank sees those figures of another, and of a withheld contract no bank sees any.
 
 `play` plays a contract by calls in this process, whichever way the banks reach the escrow; `scenarios.network` plays
 the same contract with the commands of banks and operator. Both end in `Played`.
@@ -13,62 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contracts.canonical import parse
 from contracts.clauses import Gain, Outcome
 from contracts.contract import Contract
 from contracts.gain import Measurement
-from contracts.gate import Evidence, measured_clauses
-from escrow.disk import private, write_whole
-from escrow.runtime.base import Job, Output
-from escrow.runtime.process import ProcessRuntime
+from contracts.gate import measured_clauses
 from parties.identity import pinned
 from parties.release import fetch, verify_release
 from scenarios.consortium import Consortium
+from scenarios.watching import Watching, seen
 
 Tell = Callable[[str, str], None]
 """Called with a stage and a few words."""
-
-
-class Watching(ProcessRuntime):
-    """A process runtime whose operator reads along: keeps the evidence of every run, also of one that withholds.
-
-    Args:
-        root: directory of the escrow's jobs.
-        seen: directory where the evidence is written down, a file for each contract.
-    """
-
-    def __init__(self, root: Path, seen: Path) -> None:
-        super().__init__(root)
-        self.folder = private(seen)
-
-    def close(self) -> None:
-        """As the plain runtime, and nothing is left of the jobs' directory."""
-        super().close()
-        if self.root.exists():
-            self.sweep()
-            self.root.rmdir()
-
-    def collect(self, job: Job) -> Mapping[str, Output]:
-        """As the plain runtime, with a copy of the evidence."""
-        found = super().collect(job)
-        if job.spec["role"] == "evaluate":
-            write_whole(_note(self.folder, str(job.spec["contract"])), found["evidence.json"].read())
-        return found
-
-
-def seen(folder: Path, contract: str) -> dict[str, Measurement]:
-    """What the operator saw of a contract's first run, by the number of the clause; empty if it was never measured."""
-    path = _note(folder, contract)
-    if not path.exists():
-        return {}
-    document = parse(path.read_bytes())
-    if not isinstance(document, dict):
-        raise TypeError("evidence is not an object")
-    return Evidence.model_validate({**document, "run": 1}).measurements
-
-
-def _note(folder: Path, contract: str) -> Path:
-    return folder / f"{contract.removeprefix('sha256:')}.json"
 
 
 @dataclass(frozen=True)
@@ -155,7 +110,7 @@ def play(
             watch.end(stage)
         tell(stage, words)
 
-    case, runtime = consortium.core.run(digest, progress), consortium.core.runtime
+    case, runtime = consortium.run(digest, progress), consortium.core.runtime
     bundles: dict[str, Path] = {}
     if case.state == "released":
         watch.begin("verify")

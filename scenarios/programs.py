@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from contracts.errors import CODES, EscrowError
 Json = dict[str, Any]
 Program = Literal["party", "escrow"]
 _MODULES: Final[Mapping[Program, str]] = {"party": "parties.cli", "escrow": "escrow.cli"}
+END_SECONDS: Final = 30
 LOOK: Final = "Keep everything with --keep DIR and look into DIR/logs."
 
 
@@ -33,8 +34,12 @@ class Processes:
         self._over = False
 
     @contextmanager
-    def started(self, command: list[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    def started(
+        self, command: list[str], log: Path, environment: Mapping[str, str], *, serves: bool = False
+    ) -> Iterator[subprocess.Popen[str]]:
         """A process with a pipe from its stdout; its stderr goes to the end of `log`. It has ended afterwards.
+
+        `end` leaves one that `serves` to whoever started it: killed, it could not remove what its workers were given.
 
         Raises:
             EscrowError: `interrupted` once `end` was called.
@@ -50,7 +55,8 @@ class Processes:
                 text=True,
                 env={**os.environ, **environment},
             )
-            self._running.add(process)
+            if not serves:
+                self._running.add(process)
         with process:
             try:
                 yield process
@@ -61,7 +67,7 @@ class Processes:
                     self._running.discard(process)
 
     def end(self) -> None:
-        """End all that run, and start no more."""
+        """End all that run, but those that serve, and start no more."""
         with self._change:
             self._over = True
             for process in self._running:
@@ -109,13 +115,40 @@ class Terminal:
             self._result(line, process.wait())
 
     @contextmanager
-    def _typed(self, form: str, words: tuple[object, ...]) -> Iterator[subprocess.Popen[str]]:
+    def serving(self, *words: object) -> Iterator[None]:
+        """A command that goes on meanwhile; it is asked to end, so that it can leave nothing behind.
+
+        Raises:
+            EscrowError: `escrow-slow` if it does not end.
+        """
+        with self._typed("jsonl", words, serves=True) as process:
+            assert process.stdout is not None  # noqa: S101 - it was given a pipe
+            listening = threading.Thread(target=self._noted, args=(process.stdout,), name=f"{self.name} {words[0]}")
+            listening.start()
+            try:
+                yield
+            finally:
+                process.terminate()
+                try:
+                    process.wait(END_SECONDS)
+                except subprocess.TimeoutExpired:
+                    raise EscrowError("escrow-slow", f"{self.name}: a command did not end.", LOOK) from None
+                finally:
+                    process.kill()
+                    listening.join()
+
+    def _noted(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._note(line)
+
+    @contextmanager
+    def _typed(self, form: str, words: tuple[object, ...], *, serves: bool = False) -> Iterator[subprocess.Popen[str]]:
         arguments = [*map(str, words)]
         self._note(f"$ {self.program} {shlex.join(arguments)}\n")
         start = f"import sys; from {_MODULES[self.program]} import main; sys.exit(main())"
         command = [sys.executable, "-P", "-c", start, *arguments, "--format", form]
         begin, where = time.perf_counter(), {f"{self.program.upper()}_HOME": str(self.home)}
-        with self.processes.started(command, self.log, where) as process:
+        with self.processes.started(command, self.log, where, serves=serves) as process:
             yield process
         self._note(f"# {arguments[0]}: {time.perf_counter() - begin:.1f} s\n")
 

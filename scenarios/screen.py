@@ -16,7 +16,14 @@ from scenarios.mainjob import STAGES
 from scenarios.play import Tell
 from scenarios.worlds import WORLDS
 
-WARNING = "Workers run as ordinary processes: NOT SEALED. For made-up data and development only."
+UNSEALED = (
+    "NOT SEALED: workers run as plain processes. For made-up data and development.\n"
+    "To see it sealed: escrow image build, then escrow demo --sealing container"
+)
+SEALED = (
+    "Every job ran in a container without network{}. The simulator, as operator, reads the figures below all the "
+    "same: containers keep the code that runs from the network, not the operator from the memory."
+)
 COLOURS = {"released": "bold green", "withheld": "bold red", "holds": "green", "fails": "red", "undecided": "yellow"}
 
 
@@ -49,7 +56,7 @@ def answer(data: dict[str, Any]) -> Answer:
 
 def _lines(data: dict[str, Any]) -> Iterator[RenderableType]:
     """The tables of all contracts, the picture, and next steps."""
-    yield Text(WARNING, style="yellow")
+    yield _sealing(data["sealing"])
     for contract in data["contracts"]:
         yield ""
         yield _title(contract)
@@ -65,6 +72,13 @@ def _lines(data: dict[str, Any]) -> Iterator[RenderableType]:
         yield Text(f"Verify both yourself, offline, in {directory}:", overflow="fold")
         yield f"  party release verify {place} --home {home}"
         yield "  escrow ledger verify ."
+
+
+def _sealing(sealing: str) -> Text:
+    """What kept the code that ran from doing anything else."""
+    if sealing == "none":
+        return Text(UNSEALED, style="yellow")
+    return Text(SEALED.format(", under gVisor" if sealing == "gvisor" else ""), style="green")
 
 
 def _title(contract: dict[str, Any]) -> Text:

@@ -1,7 +1,7 @@
-"""The escrow of the demo over the network: `python -m scenarios.served DIRECTORY SEEN`, and its handle.
+"""The escrow of the demo over the network: `python -m scenarios.served DIRECTORY SEEN SEALING IMAGE`, and its handle.
 
-It is the operator's own daemon on free ports of this machine, whose runtime reads along (`scenarios.play.Watching`), so
-that the demo can show what no bank sees. Its log goes to stdout. It serves until SIGTERM, or until its standard input
+It is the operator's own daemon on free ports of this machine, whose runtime reads along (`scenarios.watching`), so that
+the demo can show what no bank sees. Its log goes to stdout. It serves until SIGTERM, or until its standard input
 ends: it never outlives the demo.
 """
 
@@ -14,15 +14,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from contracts.answers import Answer, Edge, run
 from contracts.errors import CODES, EscrowError
 from escrow.daemon import Settings, serve
 from escrow.logs import Log
-from escrow.runtime.process import memory_root
-from scenarios.play import Watching
+from escrow.sealing import Seal
 from scenarios.programs import LOOK
+from scenarios.watching import Watching, cleared
+
+if TYPE_CHECKING:
+    from escrow.runtime.base import Sealing
 
 STOP_SECONDS: Final = 30
 
@@ -33,15 +36,17 @@ class Served:
     Args:
         directory: of the escrow.
         seen: where its operator writes down the evidence.
+        seal: how it seals its jobs.
         log: where its log goes.
         broken: called, in another thread, when it ended or will not run a contract: nobody should wait any longer.
     """
 
-    def __init__(self, directory: Path, seen: Path, log: Path, broken: Callable[[], None]) -> None:
-        self._directory, self._seen, self._log, self._broken = directory, seen, log, broken
+    def __init__(self, directory: Path, seen: Path, seal: Seal, log: Path, broken: Callable[[], None]) -> None:
+        self._directory, self._seal, self._log, self._broken = directory, seal, log, broken
+        where = [str(directory), str(seen), seal.sealing, seal.image]
         with log.open("a") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "scenarios.served", str(directory), str(seen)],
+                [sys.executable, "-P", "-m", "scenarios.served", *where],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -96,7 +101,7 @@ class Served:
             self._thread.join()
             assert self._process.stdout is not None  # noqa: S101 - as above
             self._process.stdout.close()
-        Watching(memory_root(self._directory), self._seen).close()  # one that was killed left its jobs
+        cleared(self._seal, self._directory)  # one that was killed left its jobs
 
     def _wait(self, happened: Callable[[], bool]) -> None:
         with self._news:
@@ -136,9 +141,15 @@ class Served:
 
 def served(argv: Sequence[str]) -> Answer:
     """Serve the escrow of a directory, writing the evidence that is seen into another."""
-    directory, seen = map(Path, argv)
+    directory, seen, sealing, image = argv
+    seal = Seal(cast("Sealing", sealing), image)
     threading.Thread(target=_leave, name="demo", daemon=True).start()
-    serve(directory, Log(sys.stdout, time.time), Settings(), runtime=lambda home: Watching(memory_root(home), seen))
+    serve(
+        Path(directory),
+        Log(sys.stdout, time.time),
+        Settings(),
+        runtime=lambda home: Watching(seal.runtime(home), Path(seen)),
+    )
     return Answer({"stopped": True})
 
 

@@ -4,7 +4,7 @@ A fraud of kind *k* stands out in feature *k* alone. By default each bank has me
 them, so that every bank gains from a joint model and none can do without the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -31,6 +31,9 @@ START: Final = 1_800_000_000
 SHIFT: Final = 4.0
 """How far a fraud stands out, in standard deviations of its feature."""
 
+FOUR_KINDS: Final = (3, 4, 5, 6)
+"""The features in which frauds stand out where banks know nearly all of them (`versed`)."""
+
 
 @dataclass
 class Clock:
@@ -49,7 +52,14 @@ def kind(position: int) -> int:
 
 
 def table(
-    bank: str, part: str, frauds: Mapping[int, int], *, genuine: int = 160, shift: float = SHIFT, seed: int = 0
+    bank: str,
+    part: str,
+    frauds: Mapping[int, int],
+    *,
+    genuine: int = 160,
+    shift: float = SHIFT,
+    seed: int = 0,
+    schema: Schema = SCHEMA,
 ) -> Prepared:
     """A prepared table of one bank.
 
@@ -60,14 +70,15 @@ def table(
         genuine: how many rows are no fraud.
         shift: how far a fraud stands out.
         seed: other seeds give other rows.
+        schema: by which it is made; further features are noise.
     """
     kinds = np.repeat([0, *frauds], [genuine, *frauds.values()])
     rng = np.random.default_rng([seed, *bank.encode(), len(part)])
     kinds = rng.permutation(kinds)
-    names = feature_names(SCHEMA)
+    names = feature_names(schema)
     features = rng.normal(size=(len(kinds), len(names)))
     features[np.arange(len(kinds)), kinds] += np.where(kinds > 0, shift, 0.0)
-    start, until = (np.datetime64(moment, "s") for moment in SCHEMA.windows()[part])
+    start, until = (np.datetime64(moment, "s") for moment in schema.windows()[part])
     seconds = np.sort(rng.integers(0, int((until - start).astype(int)), len(kinds)))
     return Prepared(
         names=names,
@@ -80,10 +91,23 @@ def table(
     )
 
 
-def tables(position: int, bank: str, *, banks: int) -> tuple[Prepared, Prepared]:
+def tables(position: int, bank: str, *, banks: int, schema: Schema = SCHEMA) -> tuple[Prepared, Prepared]:
     """A bank's train and holdout tables: it has met its own kind of fraud, and is tested on everybody's."""
     every = {kind(each): 30 for each in range(min(banks, 3))}
-    return table(bank, "train", {kind(position): 60}), table(bank, "holdout", every)
+    train = table(bank, "train", {kind(position): 60}, schema=schema)
+    return train, table(bank, "holdout", every, schema=schema)
+
+
+def versed(position: int, bank: str, *, train: Mapping[int, int] | None = None) -> tuple[Prepared, Prepared]:
+    """Train and holdout tables of one of four banks, each of which has met three of four kinds of fraud.
+
+    So each gains from the others, and what one bank knows at least two others know as well: of such banks a median
+    loses little, and one that lies is outvoted. `train` replaces how many frauds of each kind the bank has met.
+    """
+    every = dict.fromkeys(FOUR_KINDS, 40)
+    met = {each: 30 for place, each in enumerate(FOUR_KINDS) if place != position} if train is None else train
+    far = 5 * SHIFT
+    return table(bank, "train", met, shift=far), table(bank, "holdout", every, genuine=200, shift=far)
 
 
 def founded(
@@ -93,17 +117,27 @@ def founded(
     *,
     banks: Sequence[str] = BANKS,
     exchanged: Mapping[str, tuple[Prepared, Prepared]] | None = None,
+    at_home: Collection[str] = (),
+    schema: Schema = SCHEMA,
     **how: Any,
 ) -> Consortium:
-    """A consortium whose banks have joined and deposited; `exchanged` replaces the tables of some.
+    """A consortium whose banks have joined and deposited.
 
-    `how` is what `Consortium.create` takes besides: the wire, the database, the storage.
+    Args:
+        directory: for everything that is made.
+        runtime: the escrow's.
+        clock: everybody's.
+        banks: their names.
+        exchanged: tables that some have instead of their own.
+        at_home: the banks whose training rows stay with them.
+        schema: by which all deposit.
+        how: what `Consortium.create` takes besides: the wire, the database, the storage.
     """
-    consortium = Consortium.create(directory, SCHEMA, runtime=runtime, now=clock, **how)
+    consortium = Consortium.create(directory, schema, runtime=runtime, now=clock, **how)
     for position, name in enumerate(banks):
         consortium.join(name)
-        train, holdout = (exchanged or {}).get(name) or tables(position, name, banks=len(banks))
-        consortium.deposit_prepared(name, train, holdout)
+        train, holdout = (exchanged or {}).get(name) or tables(position, name, banks=len(banks), schema=schema)
+        consortium.deposit_prepared(name, train, holdout, at_home=name in at_home)
     return consortium
 
 

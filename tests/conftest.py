@@ -18,11 +18,13 @@ from psycopg import sql
 from contracts.canonical import parse
 from contracts.errors import EscrowError
 from contracts.gate import Decision, Evidence, decide
-from escrow.runtime.base import Job, Output
+from escrow.runtime.base import Output
+from escrow.runtime.job import Job
 from escrow.runtime.process import ProcessRuntime
 from parties.release import fetch
 from scenarios import tiny
 from scenarios.consortium import Consortium, Wire
+from tests.engine import engine, image, memory, sealing, workers_image  # noqa: F401 - fixtures
 from tests.servers import Postgres, postgres_programs
 
 WORKER = Path(__file__).parent / "escrow" / "quick_worker.py"

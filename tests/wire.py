@@ -1,11 +1,17 @@
-"""What the tests over the real wire need: channels of their own, a line that is cut, an escrow that starts again."""
+"""What tests over the real wire need: channels of their own, lines that are cut or tapped, an escrow that restarts."""
 
+import asyncio
+import ctypes
+import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -82,7 +88,7 @@ def restart(
     consortium.server = Server.start(consortium.core, ports, **how)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Ends:
     near: socket.socket
     far: socket.socket
@@ -101,7 +107,7 @@ class CutLine:
         host, _, port = server.rpartition(":")
         self._server, self._rooms, self._back = (host, int(port)), list(rooms), back
         self._threads: list[threading.Thread] = []
-        self._open: list[_Ends] = []
+        self._open: set[_Ends] = set()  # of all threads, which add and discard, and never replace it
         self.cuts = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = "{}:{}".format(*self._listener.getsockname())
@@ -113,7 +119,7 @@ class CutLine:
     def __exit__(self, *_: object) -> None:
         _end(self._listener)
         self._threads[0].join()
-        for ends in self._open:
+        for ends in list(self._open):
             _end(ends.near)
             _end(ends.far)
         for thread in self._threads:
@@ -139,7 +145,7 @@ class CutLine:
                 except OSError:
                     near.close()
                     continue
-                self._open.append(ends)
+                self._open.add(ends)
                 room = self._rooms.pop(0) if self._rooms else None
                 self._start(self._carry, ends.near, ends.far, None if self._back else room, ends)
                 self._start(self._carry, ends.far, ends.near, room if self._back else None, ends)
@@ -153,7 +159,7 @@ class CutLine:
                 if room is not None and room <= 0:
                     self.cuts += 1
                     break
-        self._open = [each for each in self._open if each is not ends]
+        self._open.discard(ends)
         _end(ends.near)
         _end(ends.far)
 
@@ -162,6 +168,83 @@ def _end(line: socket.socket) -> None:
     with suppress(OSError):
         line.shutdown(socket.SHUT_RDWR)
     line.close()
+
+
+class Tap:
+    """A line to an escrow whose owner holds the TLS keys of both ends, and so reads all that the bank says.
+
+    Args:
+        server: where it leads, HOST:PORT.
+        shown: the escrow's key and certificates, as `Authority.server` gives them.
+        held: the bank's.
+        folder: for the keys.
+
+    Attributes:
+        address: where the bank finds it.
+        heard: what came from the bank, of all connections, as HTTP/2 frames it.
+    """
+
+    address: str
+
+    def __init__(self, server: str, shown: tuple[bytes, bytes], held: Credentials, folder: Path) -> None:
+        self._host, _, self._port = server.rpartition(":")
+        trusted = held.authorities_pem.decode()
+        self._near = _speaks(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *shown, folder / "near.pem")
+        self._far = _speaks(
+            ssl.create_default_context(cadata=trusted), held.key_pem, held.chain_pem, folder / "far.pem"
+        )
+        self._listening = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, str]]()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._carried: list[asyncio.Task[None]] = []
+        self.heard = bytearray()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._loop, self._over, self.address = self._listening.result(SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(SECONDS)
+        assert not self._thread.is_alive()
+
+    async def _serve(self) -> None:
+        over = asyncio.Event()
+        async with await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._near) as server:
+            address = "{}:{}".format(*server.sockets[0].getsockname())
+            self._listening.set_result((asyncio.get_running_loop(), over, address))
+            await over.wait()
+            await asyncio.gather(*self._carried)
+
+    def _accept(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        self._carried.append(asyncio.ensure_future(self._carry_both(near, back)))
+
+    async def _carry_both(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        try:
+            far, there = await asyncio.open_connection(
+                self._host, int(self._port), ssl=self._far, server_hostname=server_host(ORIGIN)
+            )
+            await asyncio.gather(self._carry(near, there, self.heard), self._carry(far, back, bytearray()))
+        finally:
+            back.close()
+
+    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, heard: bytearray) -> None:
+        with suppress(OSError):
+            while data := await source.read(65536):
+                heard += data
+                target.write(data)
+                await target.drain()
+        target.close()
+        with suppress(OSError):
+            await target.wait_closed()
+
+
+def _speaks(tls: ssl.SSLContext, key_pem: bytes, chain_pem: bytes, path: Path) -> ssl.SSLContext:
+    """The context with a key and its certificates, for HTTP/2."""
+    path.write_bytes(key_pem + chain_pem)
+    tls.load_cert_chain(path)
+    tls.set_alpn_protocols(["h2"])
+    return tls
 
 
 @contextmanager
@@ -177,10 +260,21 @@ def over(line: CutLine, bank: Client) -> Iterator[Client]:
         there.close()
 
 
-def until(happened: Callable[[], bool]) -> None:
-    """Wait for what another thread does."""
+def signal_elsewhere(pid: int, number: signal.Signals) -> None:
+    """Send a process a signal as if the system had handed it to another thread than its main one."""
+    for task in Path("/proc", str(pid), "task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            blocked = next(line for line in (task / "status").read_text().splitlines() if line.startswith("SigBlk:"))
+            takes = int(task.name) != pid and not int(blocked.split()[1], 16) >> (number - 1) & 1
+            if takes and ctypes.CDLL(None).tgkill(pid, int(task.name), int(number)) == 0:
+                return
+    raise AssertionError("no other thread would take it")
+
+
+def until(happened: Callable[[], bool], *, seconds: float = SECONDS) -> None:
+    """Wait for what another thread does, or another process."""
     pause = threading.Event()
-    for _ in range(int(SECONDS * 100)):
+    for _ in range(int(seconds * 100)):
         if happened():
             return
         pause.wait(0.01)

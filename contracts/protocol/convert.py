@@ -1,16 +1,20 @@
 """Views as messages and back: the one place that knows both."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
 
 from contracts.api import CaseView, DepositView, EscrowView, Event, PartyView, Receipt
 from contracts.canonical import parse
 from contracts.contract import Contract, validated
 from contracts.errors import CODES, EscrowError
+from contracts.nodes import Begin, Failed, Here, Over, Piece, Said, Told
 from contracts.protocol import escrow_pb2 as pb
 from contracts.statements import EnrolmentRequest
 
 Hashes = tuple[str, ...]
+_Numbers = TypeVar("_Numbers", Here, Begin)
 TEXT_AT_MOST: Final = 600  # characters, of which one takes up to 4 bytes
 PROBLEM_BYTES: Final = 6 << 10  # HTTP/2 peers take 8 KiB of metadata
 
@@ -80,6 +84,7 @@ def to_deposit(view: DepositView) -> pb.StatedDeposit:
         positives=view.positives,
         revoked=view.revoked,
         looks=view.looks,
+        kept=view.kept,
     )
 
 
@@ -89,11 +94,12 @@ def from_deposit(message: pb.StatedDeposit) -> DepositView:
         party=message.party,
         part=message.part,
         commitment=message.commitment,
-        data_schema=message.schema,
+        data_schema=message.schema if message.HasField("schema") else None,
         rows=message.rows if message.HasField("rows") else None,
         positives=message.positives if message.HasField("positives") else None,
         revoked=message.revoked,
         looks=message.looks,
+        kept=message.kept,
     )
 
 
@@ -112,6 +118,8 @@ def to_case(view: CaseView) -> pb.Case:
         stages=view.stages,
         verdict=view.verdict,
         package=view.package,
+        place=view.place,
+        fault=view.fault,
     )
 
 
@@ -130,6 +138,8 @@ def from_case(message: pb.Case) -> CaseView:
         stages=tuple(message.stages),
         verdict=message.verdict if message.HasField("verdict") else None,
         package=message.package if message.HasField("package") else None,
+        place=message.place if message.HasField("place") else None,
+        fault=message.fault if message.HasField("fault") else None,
     )
 
 
@@ -182,3 +192,62 @@ def from_problem(data: bytes) -> EscrowError:
         return EscrowError(problem.code, problem.message, problem.hint, problem.details)
     sentence = f"{problem.message.rstrip('.')} ({problem.code})."
     return EscrowError("statement-refused", sentence, problem.hint, problem.details)
+
+
+def to_said(said: Said, contract: str) -> pb.JoinRequest:
+    """What a node says; the contract stands in `here`."""
+    match said:
+        case Here(run=run, attempt=attempt, questions=questions):
+            return pb.JoinRequest(here=pb.JoinHere(contract=contract, run=run, attempt=attempt, questions=questions))
+        case Failed(code=code):
+            return pb.JoinRequest(failed=code)
+        case Piece(data=data, last=last):
+            return pb.JoinRequest(piece=pb.Piece(data=data, last=last))
+
+
+def from_said(message: pb.JoinRequest) -> Said:
+    """See `to_said`.
+
+    Raises:
+        EscrowError: `message-refused` if it says nothing, or numbers beyond all bounds.
+    """
+    match message.WhichOneof("said"):
+        case "here":
+            here = message.here
+            return _numbers(Here, run=here.run, attempt=here.attempt, questions=here.questions)
+        case "failed":
+            return Failed(code=message.failed)
+        case "piece":
+            return Piece(message.piece.data, message.piece.last)
+    raise EscrowError("message-refused", "A node said nothing.")
+
+
+def to_told(told: Told) -> pb.JoinResponse:
+    """What the escrow tells a node."""
+    match told:
+        case Begin(run=run, attempt=attempt, answers=answers):
+            return pb.JoinResponse(begin=pb.JoinBegin(run=run, attempt=attempt, answers=answers))
+        case Over():
+            return pb.JoinResponse(over=pb.JoinOver())
+        case Piece(data=data, last=last):
+            return pb.JoinResponse(piece=pb.Piece(data=data, last=last))
+
+
+def from_told(message: pb.JoinResponse) -> Told:
+    """See `to_told`."""
+    match message.WhichOneof("told"):
+        case "begin":
+            begin = message.begin
+            return _numbers(Begin, run=begin.run, attempt=begin.attempt, answers=begin.answers)
+        case "over":
+            return Over()
+        case "piece":
+            return Piece(message.piece.data, message.piece.last)
+    raise EscrowError("message-refused", "The escrow told a node nothing.")
+
+
+def _numbers(kind: type[_Numbers], **given: int) -> _Numbers:
+    try:
+        return kind(**given)
+    except ValidationError:
+        raise EscrowError("message-refused", f"{kind.__name__} holds numbers beyond all bounds.") from None

@@ -160,7 +160,7 @@ class DepositsResponse(_message.Message):
     def __init__(self, deposits: _Optional[_Iterable[_Union[StatedDeposit, _Mapping]]] = ...) -> None: ...
 
 class StatedDeposit(_message.Message):
-    __slots__ = ("party", "part", "commitment", "schema", "rows", "positives", "revoked", "looks")
+    __slots__ = ("party", "part", "commitment", "schema", "rows", "positives", "revoked", "looks", "kept")
     PARTY_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     COMMITMENT_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +169,7 @@ class StatedDeposit(_message.Message):
     POSITIVES_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
     LOOKS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     party: str
     part: str
     commitment: str
@@ -177,7 +178,8 @@ class StatedDeposit(_message.Message):
     positives: int
     revoked: bool
     looks: int
-    def __init__(self, party: _Optional[str] = ..., part: _Optional[str] = ..., commitment: _Optional[str] = ..., schema: _Optional[str] = ..., rows: _Optional[int] = ..., positives: _Optional[int] = ..., revoked: _Optional[bool] = ..., looks: _Optional[int] = ...) -> None: ...
+    kept: bool
+    def __init__(self, party: _Optional[str] = ..., part: _Optional[str] = ..., commitment: _Optional[str] = ..., schema: _Optional[str] = ..., rows: _Optional[int] = ..., positives: _Optional[int] = ..., revoked: _Optional[bool] = ..., looks: _Optional[int] = ..., kept: _Optional[bool] = ...) -> None: ...
 
 class ViewRequest(_message.Message):
     __slots__ = ("contract",)
@@ -202,7 +204,7 @@ class ListResponse(_message.Message):
     def __init__(self, case: _Optional[_Union[Case, _Mapping]] = ...) -> None: ...
 
 class Case(_message.Message):
-    __slots__ = ("digest", "contract", "proposer", "state", "reason", "turn", "run_recipient", "approved", "run", "stages", "verdict", "package")
+    __slots__ = ("digest", "contract", "proposer", "state", "reason", "turn", "run_recipient", "approved", "run", "stages", "verdict", "package", "place", "fault")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     PROPOSER_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +217,8 @@ class Case(_message.Message):
     STAGES_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
     digest: str
     contract: bytes
     proposer: str
@@ -227,7 +231,9 @@ class Case(_message.Message):
     stages: _containers.RepeatedScalarFieldContainer[str]
     verdict: str
     package: str
-    def __init__(self, digest: _Optional[str] = ..., contract: _Optional[bytes] = ..., proposer: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., turn: _Optional[_Iterable[str]] = ..., run_recipient: _Optional[str] = ..., approved: _Optional[_Iterable[str]] = ..., run: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., verdict: _Optional[str] = ..., package: _Optional[str] = ...) -> None: ...
+    place: str
+    fault: str
+    def __init__(self, digest: _Optional[str] = ..., contract: _Optional[bytes] = ..., proposer: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., turn: _Optional[_Iterable[str]] = ..., run_recipient: _Optional[str] = ..., approved: _Optional[_Iterable[str]] = ..., run: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., verdict: _Optional[str] = ..., package: _Optional[str] = ..., place: _Optional[str] = ..., fault: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("since",)
@@ -260,6 +266,60 @@ class CollectResponse(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class JoinRequest(_message.Message):
+    __slots__ = ("here", "piece", "failed")
+    HERE_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    here: JoinHere
+    piece: Piece
+    failed: str
+    def __init__(self, here: _Optional[_Union[JoinHere, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., failed: _Optional[str] = ...) -> None: ...
+
+class JoinHere(_message.Message):
+    __slots__ = ("contract", "run", "attempt", "questions")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    contract: str
+    run: int
+    attempt: int
+    questions: int
+    def __init__(self, contract: _Optional[str] = ..., run: _Optional[int] = ..., attempt: _Optional[int] = ..., questions: _Optional[int] = ...) -> None: ...
+
+class JoinResponse(_message.Message):
+    __slots__ = ("begin", "piece", "over")
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
+    begin: JoinBegin
+    piece: Piece
+    over: JoinOver
+    def __init__(self, begin: _Optional[_Union[JoinBegin, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., over: _Optional[_Union[JoinOver, _Mapping]] = ...) -> None: ...
+
+class JoinBegin(_message.Message):
+    __slots__ = ("run", "attempt", "answers")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    run: int
+    attempt: int
+    answers: int
+    def __init__(self, run: _Optional[int] = ..., attempt: _Optional[int] = ..., answers: _Optional[int] = ...) -> None: ...
+
+class JoinOver(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Piece(_message.Message):
+    __slots__ = ("data", "last")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    last: bool
+    def __init__(self, data: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
 
 class HeadRequest(_message.Message):
     __slots__ = ()

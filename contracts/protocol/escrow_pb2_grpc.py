@@ -200,6 +200,11 @@ class EscrowStub:
                 request_serializer=contracts_dot_protocol_dot_escrow__pb2.CollectRequest.SerializeToString,
                 response_deserializer=contracts_dot_protocol_dot_escrow__pb2.CollectResponse.FromString,
                 _registered_method=True)
+        self.Join = channel.stream_stream(
+                '/model_escrow.v1.Escrow/Join',
+                request_serializer=contracts_dot_protocol_dot_escrow__pb2.JoinRequest.SerializeToString,
+                response_deserializer=contracts_dot_protocol_dot_escrow__pb2.JoinResponse.FromString,
+                _registered_method=True)
         self.Head = channel.unary_unary(
                 '/model_escrow.v1.Escrow/Head',
                 request_serializer=contracts_dot_protocol_dot_escrow__pb2.HeadRequest.SerializeToString,
@@ -290,6 +295,13 @@ class EscrowServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Join(self, request_iterator, context):
+        """A bank's node takes part in the training under a contract; first `here` (see contracts/nodes.py).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Head(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -366,6 +378,11 @@ def add_EscrowServicer_to_server(servicer, server):
                     servicer.Collect,
                     request_deserializer=contracts_dot_protocol_dot_escrow__pb2.CollectRequest.FromString,
                     response_serializer=contracts_dot_protocol_dot_escrow__pb2.CollectResponse.SerializeToString,
+            ),
+            'Join': grpc.stream_stream_rpc_method_handler(
+                    servicer.Join,
+                    request_deserializer=contracts_dot_protocol_dot_escrow__pb2.JoinRequest.FromString,
+                    response_serializer=contracts_dot_protocol_dot_escrow__pb2.JoinResponse.SerializeToString,
             ),
             'Head': grpc.unary_unary_rpc_method_handler(
                     servicer.Head,
@@ -658,6 +675,33 @@ class Escrow:
             '/model_escrow.v1.Escrow/Collect',
             contracts_dot_protocol_dot_escrow__pb2.CollectRequest.SerializeToString,
             contracts_dot_protocol_dot_escrow__pb2.CollectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Join(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/model_escrow.v1.Escrow/Join',
+            contracts_dot_protocol_dot_escrow__pb2.JoinRequest.SerializeToString,
+            contracts_dot_protocol_dot_escrow__pb2.JoinResponse.FromString,
             options,
             channel_credentials,
             insecure,

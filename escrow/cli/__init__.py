@@ -6,6 +6,7 @@ without the training extras can still validate a contract. What every command sh
 
 import ast
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
+from click import Command
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from contracts.answers import EPILOG, Edge, run
@@ -30,6 +33,7 @@ NOUNS: Final[Mapping[str, str]] = {
     "contract": "escrow.cli.contracts:app",
     "run": "escrow.cli.runs:app",
     "ledger": "escrow.cli.ledger:app",
+    "image": "escrow.cli.image:app",
     "certificate": "escrow.cli.certificate:app",
     "backup": "escrow.cli.backup:backup",
     "restore": "escrow.cli.restore:restore",
@@ -64,7 +68,19 @@ def application(**settings: Any) -> typer.Typer:
 
 def invoke(app: typer.Typer, name: str, argv: Sequence[str]) -> object:
     """Parse the arguments of an application and run the command they name; what it returns."""
-    return typer.main.get_command(app).main(list(argv), prog_name=name, standalone_mode=False)
+    command = typer.main.get_command(app)
+    _refill(command)
+    return command.main(list(argv), prog_name=name, standalone_mode=False)
+
+
+def _refill(command: Command) -> None:
+    """Let the screen break the lines of a command's help, and of those under it, not the source; brackets are text.
+
+    Paragraphs, of which each example is one, and items of a list keep their lines.
+    """
+    command.help = escape(re.sub(r"(?<=\S)(?<!Examples:)\n(?!\s|- )", " ", command.help or ""))
+    for each in getattr(command, "commands", {}).values():
+        _refill(each)
 
 
 def _program(argv: Sequence[str]) -> object:

@@ -5,7 +5,7 @@ Nothing here needs an escrow: the text of the contract is enough.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -14,11 +14,11 @@ from rich.text import Text
 from contracts import pages
 from contracts.answers import EPILOG, Answer
 from contracts.capabilities import Capabilities, unsupported
+from contracts.computation import Sealing
 from contracts.contract import Contract
 from contracts.pages import Line, Section
 from escrow.cli import application
 from escrow.cli.document import read_document
-from escrow.runtime.process import ProcessRuntime
 
 app = application()
 
@@ -76,8 +76,8 @@ def read_contract(file: Path) -> Contract:
 
 
 def _unsupported(contract: Contract) -> list[str]:
-    """What an escrow of this version cannot honour, whatever code it runs."""
-    return unsupported(contract, Capabilities(workers={ProcessRuntime.sealing: ""}))
+    """What an escrow of this version cannot honour, whatever code it runs and however it seals."""
+    return unsupported(contract, Capabilities(workers=dict.fromkeys(get_args(Sealing), "")))
 
 
 def _notes(missing: Iterable[str]) -> list[str]:

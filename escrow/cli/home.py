@@ -1,6 +1,5 @@
 """What the commands on one escrow share: how its directory is named, how it is asked, and how tables look."""
 
-import logging
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ def operating(home: Path) -> Iterator["Verbs"]:
     """The operator's verbs on the escrow of a directory; see `escrow.channel`."""
     from escrow import channel  # noqa: PLC0415 - help and wrong usage answer at once
 
-    logging.getLogger("escrow").setLevel(logging.ERROR)  # no job runs here, so the runtime's warning has no place
     with channel.operating(home.absolute()) as verbs:
         yield verbs
 

@@ -1,6 +1,5 @@
 """Make a new escrow: its key, its certificate authority and its empty ledger."""
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -36,20 +35,19 @@ def init(
 
     Example: escrow init /var/lib/escrow --origin escrow.example/ledger
     """
-    from escrow.channel import process_runtime  # noqa: PLC0415 - help and wrong usage answer at once
-    from escrow.core import Core  # noqa: PLC0415
+    from escrow.core import Core  # noqa: PLC0415 - help and wrong usage answer at once
+    from escrow.sealing import resting  # noqa: PLC0415
 
     _checked(origin, database, blobs)
-    logging.getLogger("escrow").setLevel(logging.ERROR)  # no job runs here, so the runtime's warning has no place
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise EscrowError("file-unwritable", f"{directory} cannot be made: {error.strerror}.") from None
-    with process_runtime(directory) as runtime:
+    with resting(directory) as runtime:
         core = Core.create(directory, origin, runtime, database=database, blobs=blobs)
-        fingerprint, warning = core.signer.key_id, runtime.warning
+        fingerprint = core.signer.key_id
         core.close()
-    data = {"directory": str(directory.absolute()), "ledger": origin, "fingerprint": fingerprint, "warning": warning}
+    data = {"directory": str(directory.absolute()), "ledger": origin, "fingerprint": fingerprint}
     shown = facts([("directory", directory.absolute()), ("ledger", origin), ("fingerprint", fingerprint)])
     return Answer(data, Group(shown, f"Next: escrow serve --home {directory}, and give banks the fingerprint."))
 

@@ -37,11 +37,14 @@ def list_(home: Home) -> Answer:
 def show(contract: Named, home: Home) -> Answer:
     """Show the last run of a contract: its stages and when each was done.
 
+    If it failed because of one party, only you and that party are told which.
+
     Example: escrow run show 3f9a1c02 --home /var/lib/escrow
     """
     data = ask(home, "run", contract=contract)
     rows = [("contract", data["contract"]), ("title", data["title"]), ("run", _number(data))]
     rows += [("state", data["state"]), ("stages done", ", ".join(data["stages"]) or "none"), ("now", _how(data))]
+    rows += [("fault", data["fault"])] if data["fault"] else []
     history = [(each["index"], each["time"], each["statement"]) for each in data["history"]]
     return Answer(data, Group(facts(rows), "", table(("ENTRY", "TIME", "STATEMENT"), history, "")))
 

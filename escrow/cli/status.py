@@ -19,14 +19,16 @@ def _page(data: dict[str, object]) -> RenderableType:
     contracts, running = data["contracts"], data["running"]
     states = ", ".join(f"{count} {state}" for state, count in contracts.items()) if isinstance(contracts, dict) else ""
     runs = ", ".join(map(short, running)) if isinstance(running, list) else ""
+    missing = data["nodes-missing"]
+    nodes = [("nodes", f"not connected: {', '.join(missing)}")] if isinstance(missing, list) and missing else []
     rows = [
         ("ledger", f"{data['ledger']}, {data['entries']} entries"),
         ("fingerprint", data["fingerprint"]),
         ("serves", f"parties at {data['address']}, enrolment at {data['enrolment']}" if data["serving"] else "no"),
         ("parties", f"{data['admitted']} admitted, {data['waiting']} waiting"),
         ("contracts", states or "none open"),
+        *nodes,
         ("running", runs or "nothing"),
-        ("worker", data["worker"]),
-        ("sealing", data["sealing"]),
     ]
-    return facts([*rows, *([("beware", data["warning"])] if data["warning"] else [])])
+    sealing = (("worker", data["worker"]), ("sealing", data["sealing"]), ("beware", data["warning"]))
+    return facts([*rows, *(row for row in sealing if row[1])])

@@ -2,7 +2,8 @@
 
 A job is one stage of one run for one party: a directory with `job.json` and `inputs/`, a worker that reads them and
 writes into `results/`, and limits. The docstrings of `Runtime` are the contract that every executor keeps, a plain
-child process as well as a container; the stages of a run are written against them and nothing else.
+child process as well as a container; the stages of a run are written against them and nothing else. What a job is
+stands in `escrow.runtime.job`.
 
     absent ──prepare──► prepared ──start──► running ──► finished | failed
        ▲                    │                  │               │
@@ -12,81 +13,34 @@ Rules for every duty:
 
 1. It is idempotent: called again in its state after, it does nothing and succeeds.
 2. Jobs are told apart by their id alone; two jobs never share a file.
-3. Nothing that a worker writes reaches a person unless it is a declared output, a catalogued code or a short progress
-   line. What it prints is kept for the vault.
+3. Nothing that a worker writes reaches a person unless it is a declared output, a catalogued code, a party's name or a
+   short progress line; of a program, which is somebody's code, only a declared output does. What it prints is kept for
+   the vault.
 4. No job outlives the escrow that started it: after a crash every job that had not ended is absent.
 """
 
 import json
 import re
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import BinaryIO, Final, Literal, Self
 
+from contracts.capsule import Capsule
 from contracts.errors import CODES
 from contracts.terms import Digest
+from escrow.runtime.job import Job
 
 Sealing = Literal["none", "container", "gvisor"]
-Source = bytes | Callable[[BinaryIO], None]
-"""Content of an input: the bytes, or a function that writes plaintext into the open file (and raises to refuse)."""
-
-MIB: Final = 1 << 20
-FAILURE_FILE: Final = "failure.json"
 FAILURE_BYTES_AT_MOST: Final = 4096
-_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,119}")
-_PATH: Final = re.compile(r"(?!.{201})[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,3}")
+DIAL_SECONDS: Final = 120.0
+"""From a start until a worker dials its door, which it does before it has loaded anything (`Runtime.link`)."""
+LAST_WORD_SECONDS: Final = 5.0
+"""In which a worker whose stream broke is expected to have ended, and said why."""
+_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")  # as `contracts.terms.Name`
 _PROGRESS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ,.:/%()=+_-]{0,79}")
-
-
-def is_job_id(text: str) -> bool:
-    """Tell whether `text` is 1 to 120 of a-z, 0-9 and hyphen, not first a hyphen: ids become names of directories."""
-    return _ID.fullmatch(text) is not None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one job may use. Exceeding time, memory, results or processes ends it with the code `limit-…`."""
-
-    seconds: int = 3600  # wall time
-    memory_mib: int = 4096  # resident memory of all its processes together
-    results_mib: int = 512  # all files it writes together, and so each of them
-    processes: int = 256  # processes and threads together
-    open_files: int = 1024  # for each process
-
-    def __post_init__(self) -> None:
-        if min(self.seconds, self.memory_mib, self.results_mib, self.processes, self.open_files) < 1:
-            raise ValueError("every limit is at least 1")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job; ValueError for an id or a path that could mean more than one file.
-
-    Attributes:
-        id: unique for contract digest, run number, stage and party; at most 120 of a-z, 0-9 and hyphen.
-        spec: JSON object that the worker finds as `job.json`.
-        inputs: relative path under `inputs/` → content.
-        outputs: relative paths under `results/` that may be collected; a worker need not write each.
-        limits: what it may use.
-
-    """
-
-    id: str
-    spec: Mapping[str, object]
-    inputs: Mapping[str, Source] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        if not is_job_id(self.id):
-            raise ValueError(f"{self.id!r} cannot be the id of a job")
-        for path in (*self.inputs, *self.outputs):
-            if not _PATH.fullmatch(path):
-                raise ValueError(f"{path!r} cannot be an input or output of a job")
-        if FAILURE_FILE in self.outputs or len(set(self.outputs)) != len(self.outputs):
-            raise ValueError(f"outputs are different files, and {FAILURE_FILE} is not one of them")
 
 
 class State(StrEnum):
@@ -101,10 +55,19 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """A job's state and, when it failed, the catalogued code (a key of `contracts.errors.CODES`)."""
+    """A job's state.
+
+    Attributes:
+        state: where it stands.
+        code: when it failed, why: a key of `contracts.errors.CODES`.
+        party: whom the worker blames for that, if one party: its own word, which whoever relies on it compares with the
+            job's roster.
+
+    """
 
     state: State
     code: str | None = None
+    party: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +98,7 @@ class Runtime(ABC):
     """What stands between the worker and the world; a contract names the least it accepts."""
 
     capacity: int
-    """How many jobs may run at once."""
+    """How many jobs should compute at once; who starts jobs minds it (see `escrow.turns`)."""
 
     @property
     @abstractmethod
@@ -148,6 +111,16 @@ class Runtime(ABC):
 
         1. The same code has the same digest on every machine.
         2. The digest stays the same for the life of this object; `start` notices if the code does not.
+        """
+
+    def images(self) -> frozenset[Digest] | None:
+        """The images that programs can run in here; None where they run in none, and any is as good."""
+        return None
+
+    def require_image(self, image: Digest, capsule: Capsule) -> None:  # noqa: B027 - without images nothing is refused
+        """Refuse an image that was not made from the capsule's environment: `image-missing` or `image-refused`.
+
+        A plain process runs in no image, so nothing is refused.
         """
 
     @abstractmethod
@@ -168,8 +141,7 @@ class Runtime(ABC):
         State before: prepared. State after: running. Must be idempotent: does nothing if running, finished or failed.
 
         1. Refuse with `worker-changed` if the code is no longer the code of `worker()`.
-        2. Refuse with `runtime-busy` if `capacity` jobs are running.
-        3. Give the worker its directory, the limits, and nothing else: no secret, no input stream, no open file.
+        2. Give the worker its directory, the limits, and nothing else: no secret, no input stream, no open file.
 
         An absent job is a ValueError.
         """
@@ -180,8 +152,15 @@ class Runtime(ABC):
 
         1. Finished and failed outlive the escrow: another object over the same directory tells the same.
         2. A job that exceeded a limit has its `limit-…` code, whatever the worker wrote.
-        3. Otherwise a failed job has the code of `results/failure.json` if it is in the catalogue, else
-           `training-failed`. A worker that wrote that file has failed, whatever its exit status.
+        3. Otherwise a worker that wrote `results/failure.json` has failed, whatever its exit status, with the code and
+           the party in there (see `failure`), or with `training-failed` if that is no such file.
+        4. Otherwise a worker that SIGKILL has ended has `worker-lost`, as has one whose supervisor is gone: somebody or
+           the machine ended it, not a limit and not this object. A worker can do that to itself, and, sealed, can end
+           with status 137, which is the same; so the code says how it ended and proves nothing about who did it.
+        5. Any other failure is `training-failed`, a crash (SIGSEGV, SIGABRT) included.
+        6. A failed program has `capsule-failed` instead of 3 to 5, whatever it wrote and however it ended, and blames
+           nobody.
+        7. A job that is being destroyed is running or absent, never failed for that.
         """
 
     @abstractmethod
@@ -191,8 +170,18 @@ class Runtime(ABC):
         """Block until at least one of the jobs is not running; return those that are not.
 
         1. Empty only if `seconds` have passed (None waits for ever). No busy loop.
-        2. Call `progress` for each progress line of these jobs, in this thread. Lines that nobody waits for are lost.
+        2. Call `progress` for each progress line of these jobs, in this thread. Lines that nobody waits for are lost;
+           those of a program are never passed on.
         3. A job destroyed from another thread ends the wait.
+        """
+
+    @abstractmethod
+    def link(self, job_id: str, *, seconds: float) -> socket.socket:
+        """Wait until the worker of a started job with a door dials it; the escrow's end of that stream.
+
+        1. One connection a job: once it is made nobody can dial again, and a second call is a ValueError.
+        2. `worker-silent` if the worker has not dialled after `seconds`, or has ended.
+        3. The stream ends when the job does. The caller closes it.
         """
 
     @abstractmethod
@@ -240,24 +229,29 @@ class Runtime(ABC):
         self.close()
 
 
-def _string_in(raw: bytes, key: str) -> str | None:
-    """Return the string under `key` of the JSON object `raw`, if that is all it holds."""
+def _object(raw: bytes) -> dict[str, object]:
+    """The JSON object `raw`; empty for anything else."""
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict) or set(document) != {key} or not isinstance(document[key], str):
-        return None
-    return str(document[key])
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
-def failure_code(raw: bytes) -> str:
-    """Return the code in the content of `failure.json` if the catalogue has it, else `training-failed`."""
-    code = _string_in(raw, "code")
-    return code if code is not None and code in CODES else "training-failed"
+def failure(raw: bytes) -> Status:
+    """What `failure.json` says: `{"code": "…"}` of the catalogue, and maybe `"party": "…"`.
+
+    Anything else says `training-failed`; a party that is no plain name is passed over.
+    """
+    document = _object(raw)
+    code, party = document.get("code"), document.get("party")
+    if not {"code"} <= set(document) <= {"code", "party"} or not isinstance(code, str) or code not in CODES:
+        return Status(State.FAILED, "training-failed")
+    return Status(State.FAILED, code, party if isinstance(party, str) and _NAME.fullmatch(party) else None)
 
 
 def progress_text(line: bytes) -> str | None:
     """Return the text of a worker's line `{"progress": "…"}`: at most 80 plain characters; None for any other line."""
-    text = _string_in(line, "progress")
-    return text if text is not None and _PROGRESS.fullmatch(text) else None
+    document = _object(line)
+    text = document.get("progress")
+    return text if len(document) == 1 and isinstance(text, str) and _PROGRESS.fullmatch(text) else None

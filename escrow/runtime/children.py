@@ -1,4 +1,4 @@
-"""Child processes of the process runtime: their environment, their supervisor, and the sure end of all they started."""
+"""Child processes of the runtimes: their environment, supervisor and guard, and the sure end of all they started."""
 
 import os
 import select
@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import astuple, dataclass
@@ -13,32 +14,41 @@ from pathlib import Path
 from typing import Final, Self
 
 from contracts.errors import EscrowError
-from escrow.runtime.base import Limits
+from escrow.runtime.job import Job, Limits
 
 _SUPERVISOR: Final = str(Path(__file__).with_name("supervisor.py"))
+_GUARD: Final = str(Path(__file__).with_name("guard.py"))
 _MARK: Final = "ESCROW_JOB"
 _END_SECONDS: Final = 10.0
+_EVERYWHERE: Final = {
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONNOUSERSITE": "1",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
 
 
-def environment(mark: str, job: Path, packages: Iterable[Path]) -> dict[str, str]:
-    """Make the worker's whole environment: nothing is inherited."""
-    return {
-        _MARK: mark,
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(job / "tmp"),
-        "TMPDIR": str(job / "tmp"),
-        "LANG": "C.UTF-8",
-        "TZ": "UTC",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(sorted({str(package.parent) for package in packages})),
-        "PYTHONSAFEPATH": "1",  # nothing is imported from the job's directory
-        "PYTHONNOUSERSITE": "1",
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-    }
+def environment(job: Job, tmp: str) -> dict[str, str]:
+    """What every worker finds in its environment; a program's own variables never replace the runtime's."""
+    if job.program:  # which imports what stands beside its code
+        return {**job.program.environment, **_EVERYWHERE, "HOME": tmp, "TMPDIR": tmp}
+    return {**_EVERYWHERE, "PYTHONSAFEPATH": "1", "HOME": tmp, "TMPDIR": tmp}  # nothing from the job's directory
+
+
+def plain_environment(job: Job, mark: str, tmp: str, packages: Iterable[Path]) -> dict[str, str]:
+    """Make the whole environment of a worker that is a plain process: nothing is inherited.
+
+    The packages are for the escrow's own worker; a program's `python3` is this one, with what is installed beside it.
+    """
+    path = os.pathsep.join(sorted({str(package.parent) for package in packages}))
+    own = {} if job.program else {"PYTHONPATH": path}
+    programs = os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"))
+    return {**environment(job, tmp), **own, "PATH": programs, _MARK: mark}
 
 
 def _carries(pid: int, line: bytes) -> bool:
@@ -90,8 +100,10 @@ class Child:
     link: socket.socket
 
     @classmethod
-    def launch(cls, home: Path, command: Sequence[str], limits: Limits, environ: Mapping[str, str]) -> Self:
-        """Start `command` on the directory `home/job`; its outcome and log go into `home`."""
+    def launch(
+        cls, home: Path, command: Sequence[str], place: Path, limits: Limits, environ: Mapping[str, str]
+    ) -> Self:
+        """Start `command` in the directory `place` of `home/job`; its outcome and log go into `home`."""
         folder, outcome = str(home / "job"), str(home / "outcome")
         numbers = [str(number) for number in astuple(limits)]
         with ExitStack() as stack:
@@ -99,7 +111,7 @@ class Child:
             stack.enter_context(mine)
             with theirs, (home / "log").open("wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", _SUPERVISOR, folder, outcome, *numbers, *command, folder],
+                    [sys.executable, "-I", "-S", _SUPERVISOR, folder, str(place), outcome, *numbers, *command],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=log,
@@ -124,3 +136,42 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()  # the kernel kills the worker with it; the mark finds the rest
             self.process.wait()
+
+
+class Guard:
+    """A process that outlives this one and then removes from the engine what has a label; see `guard.py`.
+
+    Args:
+        engine: path of the engine's socket.
+        label: `NAME=VALUE`.
+
+    """
+
+    def __init__(self, engine: str, label: str) -> None:
+        self._arguments = (engine, label)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def watch(self) -> None:
+        """Start it unless it runs; it watches from now on."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", _GUARD, *self._arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def close(self) -> None:
+        """Let it do its work, and wait for it a while: if the engine is away, it goes on alone."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            try:
+                self._process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:  # somebody has to be there when it ends
+                threading.Thread(target=self._process.wait, name="guard", daemon=True).start()
+            self._process = None

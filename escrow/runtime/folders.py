@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from contracts.errors import EscrowError
-from escrow.runtime.base import Source
+from escrow.runtime.job import Source
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -33,20 +33,40 @@ def make_private(path: Path) -> Path:
     return path
 
 
-def make_below(top: Path, relative: str) -> Path:
-    """Create the directory `relative` below `top`, each part with mode 0700 (`mkdir` spares the parents)."""
+def require_memory(path: Path) -> None:
+    """Refuse with `runtime-unfit` unless `path` lies in a file system in memory (tmpfs)."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        mount, _, about = line.partition(" - ")
+        if mount.split()[2] == number:
+            if about.split()[0] == "tmpfs":
+                return
+            break
+    raise EscrowError("runtime-unfit", f"The runtime cannot use {path}: it is not in memory (tmpfs), but on a disk.")
+
+
+def make_below(top: Path, relative: str, *, mode: int = 0o700) -> Path:
+    """Create the directory `relative` below `top`, each part with exactly `mode`, whatever the umask."""
     for part in relative.split("/"):
         top /= part
-        top.mkdir(mode=0o700, exist_ok=True)
+        if not top.is_dir():
+            top.mkdir(mode=0o700)
+            top.chmod(mode)
     return top
 
 
-def write_new(top: Path, relative: str, source: Source) -> None:
-    """Create the read-only file `relative` below `top`, with its directories, from `source`."""
+def write_new(top: Path, relative: str, source: Source, *, mode: int = 0o400) -> None:
+    """Create the file `relative` below `top`, with its directories, from `source`.
+
+    It has exactly `mode`, and who may read it may enter the directories.
+    """
     *parents, name = relative.split("/")
-    path = (make_below(top, "/".join(parents)) if parents else top) / name
+    entered = 0o700 | (mode & 0o444) | (mode & 0o444) >> 2
+    path = (make_below(top, "/".join(parents), mode=entered) if parents else top) / name
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
     with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, mode)
         if callable(source):
             source(file)
         else:

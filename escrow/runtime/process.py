@@ -4,15 +4,12 @@ The worker has a directory, an environment and limits of its own, no secret, and
 the escrow's user, can reach the network and can read what that user can read. A contract that names a sealing other
 than `none` must not run here.
 
-A job with id ID lives in `ROOT/ID/`: `job/` is the worker's (`job.json`, `inputs/`, `results/`, `tmp/`); `started`,
-`outcome` and `log` are the runtime's. `ROOT/.ID/` is one that is being made or removed: a job appears and disappears
-with a rename. Between the escrow and each worker stands `supervisor.py`, connected by a socket that carries progress
-one way and, by closing, the end both ways.
+The worker finds `results/` and `tmp/` in its directory (see `escrow.runtime.local`). Between the escrow and each worker
+stands `supervisor.py`, connected by a socket that carries progress one way and, by closing, the end both ways.
 """
 
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import secrets
@@ -20,19 +17,19 @@ import select
 import socket
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from contracts.errors import CODES, EscrowError
+from contracts.errors import EscrowError
 from contracts.terms import Digest
-from escrow.runtime import base, folders
-from escrow.runtime.base import Job, Output, Progress, Runtime, State, Status
-from escrow.runtime.children import Child, end_marked, environment
+from escrow.runtime import base
+from escrow.runtime.base import Progress, State, Status
+from escrow.runtime.children import Child, end_marked, plain_environment
+from escrow.runtime.job import Job
+from escrow.runtime.local import LocalRuntime
 
 _LOG: Final = logging.getLogger(__name__)
 _PACKET_BYTES: Final = 1024
@@ -63,7 +60,7 @@ def code_digest(packages: Iterable[Path]) -> Digest:
     return f"sha256:{hashlib.sha256(''.join(sorted(lines, key=lambda line: line[66:])).encode()).hexdigest()}"
 
 
-class ProcessRuntime(Runtime):
+class ProcessRuntime(LocalRuntime):
     """A runtime of child processes; see `Runtime` for what each method owes.
 
     `runtime-unfit` if the machine or the directory cannot serve.
@@ -72,11 +69,14 @@ class ProcessRuntime(Runtime):
         root: directory of this escrow's jobs alone; see `memory_root`.
         command: the program, to which the job's directory is added.
         packages: directories of the packages the worker may import besides installed ones; their code is digested.
-        capacity: how many jobs may run at once; the number of usable cores by default.
+        capacity: how many jobs should compute at once; the number of usable cores by default.
 
     """
 
     sealing = "none"
+    rooms = ("results", "tmp")
+    results = "job/results"
+    file_mode = 0o400
 
     def __init__(
         self,
@@ -88,15 +88,13 @@ class ProcessRuntime(Runtime):
     ) -> None:
         if not hasattr(os, "pidfd_open") or not Path("/proc/self/environ").exists():
             raise EscrowError("runtime-unfit", "Workers need Linux 5.3 or later with /proc.")
-        self.root = folders.make_private(root).resolve()
-        self.capacity = len(os.sched_getaffinity(0)) if capacity is None else capacity
+        super().__init__(root, capacity=capacity)
         self._command = tuple(command)
         self._packages = tuple(package_folders("models", "contracts") if packages is None else packages)
         self._worker = code_digest(self._packages)
         self._children: dict[str, Child] = {}
-        self._table = threading.Lock()  # of `_children` and their links; held briefly
-        self._duty = threading.RLock()  # one change of a job at a time; `wait` and `status` never take it
-        _LOG.warning("%s", self.warning)
+        self._ending: set[str] = set()
+        self._warned = False
 
     @property
     def warning(self) -> str:
@@ -111,83 +109,57 @@ class ProcessRuntime(Runtime):
         """Digest of all `*.py` of the worker's packages; bytecode caches are trusted like the interpreter itself."""
         return self._worker
 
-    def _home(self, job_id: str) -> Path:
-        if not base.is_job_id(job_id):
-            raise ValueError(f"{job_id!r} cannot be the id of a job")
-        return self.root / job_id
-
-    def _scratch(self, job_id: str) -> Path:
-        return self._home(job_id).with_name(f".{job_id}")
-
     def prepare(self, job: Job) -> None:
-        """See `Runtime.prepare`."""
-        with self._duty:
-            if self.status(job.id).state is not State.ABSENT:
-                return
-            self.destroy(job.id)
-            scratch = self._scratch(job.id)
-            try:
-                for name in ("inputs", "results", "tmp"):
-                    folders.make_below(self.root, f"{scratch.name}/job/{name}")
-                spec = json.dumps(dict(job.spec), sort_keys=True, allow_nan=False).encode()
-                folders.write_new(scratch / "job", "job.json", spec)
-                for relative, source in job.inputs.items():
-                    folders.write_new(scratch / "job/inputs", relative, source)
-            except BaseException:
-                folders.remove(scratch)
-                raise
-            scratch.rename(self._home(job.id))
+        """See `Runtime.prepare`; the first time, the log says what is missing from the sealing."""
+        with self._table:
+            warned, self._warned = self._warned, True
+        if not warned:
+            _LOG.warning("%s", self.warning)
+        super().prepare(job)
 
     def start(self, job: Job) -> None:
         """See `Runtime.start`."""
-        with self._duty:
-            state = self.status(job.id).state
-            if state is State.ABSENT:
-                raise ValueError(f"job {job.id} is not prepared")
-            if state is not State.PREPARED:
-                return
-            if code_digest(self._packages) != self._worker:
-                raise EscrowError("worker-changed", "The worker's code has changed since the escrow started.")
-            if sum(child.running for child in self._children.values()) >= self.capacity:
-                raise EscrowError(
-                    "runtime-busy", f"{self.capacity} jobs are running, which is all this runtime may run."
-                )
-            self._launch(job, self._home(job.id))
+        if code_digest(self._packages) != self._worker:
+            raise EscrowError("worker-changed", "The worker's code has changed since the escrow started.")
+        super().start(job)
 
     def _launch(self, job: Job, home: Path) -> None:
         mark = f"{job.id}.{secrets.token_hex(16)}"
         (home / "started").write_text(mark, encoding="ascii")
-        child = Child.launch(home, self._command, job.limits, environment(mark, home / "job", self._packages))
+        top = home / "job"
+        environ = plain_environment(job, mark, str(top / "tmp"), self._packages)
+        if job.program is None:
+            command, place = [*self._command, str(top)], top
+        else:
+            command = [str(top / job.program.command[0]), *job.program.command[1:]]
+            place = Path(command[0]).parent
+        child = Child.launch(home, command, place, job.limits, environ)
         with self._table:
             self._children[job.id] = child
 
-    def status(self, job_id: str) -> Status:
-        """See `Runtime.status`."""
-        home = self._home(job_id)
+    def _running(self, job_id: str) -> bool:
         with self._table:
             child = self._children.get(job_id)
-        if child and child.running:
-            return Status(State.RUNNING)
-        try:
-            return self._ended(home, (home / "outcome").read_text(encoding="ascii"))
-        except FileNotFoundError:
-            if child:  # the supervisor was killed, by the machine or a person
-                return Status(State.FAILED, "training-failed")
-        prepared = home.is_dir() and not (home / "started").exists()
-        return Status(State.PREPARED if prepared else State.ABSENT)
+        return child is not None and child.running
 
-    @staticmethod
-    def _ended(home: Path, outcome: str) -> Status:
-        """Judge by the supervisor's line and the worker's own word."""
-        if outcome in CODES:
-            return Status(State.FAILED, outcome)
-        try:
-            with folders.open_output(home / "job/results", base.FAILURE_FILE) as file:
-                return Status(State.FAILED, base.failure_code(file.read(base.FAILURE_BYTES_AT_MOST)))
-        except FileNotFoundError:
-            return Status(State.FINISHED) if outcome == "exit 0" else Status(State.FAILED, "training-failed")
-        except EscrowError:
-            return Status(State.FAILED, "training-failed")
+    def status(self, job_id: str) -> Status:
+        """See `Runtime.status`."""
+        found = super().status(job_id)
+        with self._table:
+            lost = job_id in self._children and job_id not in self._ending
+        if found.state is State.ABSENT and lost:  # the supervisor was killed, by machine or person
+            return Status(State.FAILED, "capsule-failed" if job_id in self._silenced else "worker-lost")
+        return found
+
+    @contextmanager
+    def _life(self, job_id: str) -> Iterator[int]:
+        with self._table:
+            child = self._children.get(job_id)
+            if child is None:
+                raise EscrowError("worker-silent", f"Job {job_id} has ended.")
+            link = child.link.dup()
+        with link:
+            yield link.fileno()
 
     def wait(
         self, job_ids: Collection[str], *, seconds: float | None = None, progress: Progress | None = None
@@ -195,28 +167,33 @@ class ProcessRuntime(Runtime):
         """See `Runtime.wait`."""
         deadline = None if seconds is None else time.monotonic() + seconds
         with ExitStack() as stack:
-            links = self._links(job_ids, stack)
-            ended = frozenset(job_ids) - {job_id for job_id, _ in links.values()}
+            links = self._links(job_ids, progress, stack)
+            ended = frozenset(job_ids) - {job_id for job_id, _, _ in links.values()}
             poll = select.poll()
             for fd in links:
                 poll.register(fd, select.POLLIN)
             while links and not ended:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 ready = poll.poll(None if left is None else 1000 * left)
-                ended = frozenset(links[fd][0] for fd, _ in ready if self._hear(*links[fd], progress))
+                ended = frozenset(links[fd][0] for fd, _ in ready if self._hear(*links[fd]))
                 if left == 0.0:
                     break
             return ended
 
-    def _links(self, job_ids: Collection[str], stack: ExitStack) -> dict[int, tuple[str, socket.socket]]:
-        """Copies of the links to started jobs, so that `destroy` in another thread cannot close them under us."""
+    def _links(
+        self, job_ids: Collection[str], progress: Progress | None, stack: ExitStack
+    ) -> dict[int, tuple[str, socket.socket, Progress | None]]:
+        """Copies of the links to started jobs, so that `destroy` in another thread cannot close them under us.
+
+        With each stands who hears of the job: nobody if it runs a program.
+        """
         links = {}
         with self._table:
             for job_id in set(job_ids):
                 child = self._children.get(job_id)
                 if child:  # if it has ended, what it told is still to be read
                     link = stack.enter_context(child.link.dup())
-                    links[link.fileno()] = (job_id, link)
+                    links[link.fileno()] = (job_id, link, None if job_id in self._silenced else progress)
         return links
 
     def _hear(self, job_id: str, link: socket.socket, progress: Progress | None) -> bool:
@@ -238,64 +215,20 @@ class ProcessRuntime(Runtime):
             child.process.wait()  # its end of the link is closed: it is exiting
         return True
 
-    def collect(self, job: Job) -> Mapping[str, Output]:
-        """See `Runtime.collect`."""
-        if self.status(job.id).state is not State.FINISHED:
-            raise ValueError(f"job {job.id} has not finished")
-        results = self._home(job.id) / "job/results"
-        outputs = {}
-        for relative in job.outputs:
-            with suppress(FileNotFoundError), folders.open_output(results, relative) as file:
-                size = os.fstat(file.fileno()).st_size
-                outputs[relative] = Output(size, partial(folders.open_output, results, relative))
-        if sum(output.size for output in outputs.values()) > job.limits.results_mib * base.MIB:
-            raise EscrowError("output-refused", f"The outputs are larger than {job.limits.results_mib} MiB together.")
-        return outputs
+    def _held(self) -> set[str]:
+        with self._table:
+            return set(self._children)
 
-    def logs(self, job_id: str) -> bytes:
-        """See `Runtime.logs`; the supervisor keeps the first 4 MiB."""
-        try:
-            return (self._home(job_id) / "log").read_bytes()
-        except FileNotFoundError:
-            return b""
-
-    def destroy(self, job_id: str) -> None:
-        """See `Runtime.destroy`."""
-        with self._duty:
-            home, scratch = self._home(job_id), self._scratch(job_id)
-            self._stop(job_id)
-            with suppress(FileNotFoundError):
-                end_marked((home / "started").read_text(encoding="ascii"))
-            folders.remove(scratch)
-            with suppress(FileNotFoundError):
-                home.rename(scratch)
-            folders.remove(scratch)
-
-    def _stop(self, job_id: str) -> None:
+    def _end(self, job_id: str) -> None:
         with self._table:
             child = self._children.get(job_id)
+            if child:
+                self._ending.add(job_id)
         if child:
             child.stop()
             with self._table:
                 del self._children[job_id]
+                self._ending.remove(job_id)
                 child.link.close()
-
-    def sweep(self, keep: Collection[str] = ()) -> frozenset[str]:
-        """See `Runtime.sweep`."""
-        with self._duty:
-            if not self.root.exists():
-                return frozenset()
-            names = {path.name.removeprefix(".") for path in self.root.iterdir()}
-            ids = {name for name in names if base.is_job_id(name)}
-            left = frozenset(job_id for job_id in ids & set(keep) if self.status(job_id).state is not State.ABSENT)
-            for job_id in ids - left:
-                self.destroy(job_id)
-            for job_id in left:
-                folders.remove(self._scratch(job_id))
-            return left
-
-    def close(self) -> None:
-        """See `Runtime.close`."""
-        with self._duty:
-            for job_id in list(self._children):
-                self._stop(job_id)
+        with suppress(FileNotFoundError):
+            end_marked((self._home(job_id) / "started").read_text(encoding="ascii"))

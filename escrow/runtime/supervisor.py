@@ -29,14 +29,18 @@ FILES_AT_MOST = 10_000
 SAMPLE_SECONDS = 0.1
 MIB = 1 << 20
 KILL = 9
+NO_CORE = 1
+"""Limit at which Linux writes no core into a file, too small for one, and starts no program that would take it: that a
+limit of 0 does not prevent (fs/coredump.c, core(5)). A worker can still lower it to 0."""
 SET_PDEATHSIG, SET_CHILD_SUBREAPER, SET_NO_NEW_PRIVS = 1, 36, 38  # linux/prctl.h
 
 
 class Limits:
-    """The limits of `escrow.runtime.base.Limits`, in its order, as decimal numbers."""
+    """The limits of `escrow.runtime.job.Limits`, in its order, as decimal numbers."""
 
     def __init__(self, numbers: list[str]) -> None:
-        self.seconds, self.memory_mib, self.results_mib, self.processes, self.open_files = map(int, numbers)
+        self.seconds, self.memory_mib, self.results_mib, self.scratch_mib = map(int, numbers[:4])
+        self.processes, self.open_files = map(int, numbers[4:6])  # processors are not limited here
 
 
 def prctl(option: int, value: int) -> None:
@@ -45,15 +49,18 @@ def prctl(option: int, value: int) -> None:
         raise OSError(f"prctl {option} failed")
 
 
-def become(command: list[str], folder: str, limits: Limits, parent: int, ends: tuple[int, int]) -> None:
-    """Turn this forked process into the worker that prints to `ends`; returns only if `parent` is gone."""
+def become(command: list[str], place: str, limits: Limits, parent: int, ends: tuple[int, int]) -> None:
+    """Turn this forked process into the worker, in the directory `place`, that prints to `ends`.
+
+    Returns only if `parent` is gone.
+    """
     os.setsid()
     prctl(SET_PDEATHSIG, KILL)
     if os.getppid() != parent:  # it died before the line above
         return
     prctl(SET_NO_NEW_PRIVS, 1)
     for what, most in (
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, NO_CORE),
         (resource.RLIMIT_NOFILE, limits.open_files),
         (resource.RLIMIT_FSIZE, limits.results_mib * MIB),
         (resource.RLIMIT_DATA, 2 * limits.memory_mib * MIB),  # one huge allocation between two samples
@@ -66,11 +73,11 @@ def become(command: list[str], folder: str, limits: Limits, parent: int, ends: t
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(ends[0], 1)
     os.dup2(ends[1], 2)
-    os.chdir(folder)
+    os.chdir(place)
     os.execve(command[0], command, os.environ)  # noqa: S606 - a list, no shell
 
 
-def launch(command: list[str], folder: str, limits: Limits) -> tuple[int, int, int]:
+def launch(command: list[str], place: str, limits: Limits) -> tuple[int, int, int]:
     """Start the worker; its pid and the read ends of its standard output and error."""
     out, out_end = os.pipe()
     err, err_end = os.pipe()
@@ -78,7 +85,7 @@ def launch(command: list[str], folder: str, limits: Limits) -> tuple[int, int, i
     worker = os.fork()
     if worker == 0:
         try:
-            become(command, folder, limits, parent, (out_end, err_end))
+            become(command, place, limits, parent, (out_end, err_end))
         except OSError as error:
             os.write(err_end, f"the worker could not be started: {error}\n".encode())
         finally:
@@ -182,8 +189,8 @@ def exceeded(folder: str, limits: Limits) -> str | None:
         return "limit-memory"
     if sum(task.threads for task in tasks) > limits.processes:
         return "limit-processes"
-    for name in ("results", "tmp"):
-        if written(f"{folder}/{name}", limits.results_mib * MIB) > limits.results_mib * MIB:
+    for name, most in (("results", limits.results_mib * MIB), ("tmp", limits.scratch_mib * MIB)):
+        if written(f"{folder}/{name}", most) > most:
             return "limit-results"
     return None
 
@@ -237,12 +244,12 @@ def end_all() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run `FOLDER OUTCOME SECONDS MEMORY RESULTS PROCESSES FILES COMMAND…` to its end."""
-    folder, outcome = arguments[:2]
-    limits = Limits(arguments[2:7])
+    """Run `FOLDER PLACE OUTCOME LIMIT… COMMAND…` to its end: a job's directory, where its command starts, and so on."""
+    folder, place, outcome = arguments[:3]
+    limits = Limits(arguments[3:10])
     os.umask(0o077)
     prctl(SET_CHILD_SUBREAPER, 1)
-    worker, out, err = launch(arguments[7:], folder, limits)
+    worker, out, err = launch(arguments[10:], place, limits)
     printed = Printed(out)
     how = watch(worker, printed, err, folder, limits)
     end_all()

@@ -5,6 +5,10 @@ Rules enforced here:
 2. Training rows are a finite float32 matrix with labels 0 and 1; anything else is `training-failed`.
 3. Moments that no float32 rows can have are `update-invalid`: a party cannot bend the joint standardisation with them.
 
+What a model must know of all rows beyond its parameters is in their `Moments`: nobody sees pooled rows for it. Features
+are numbers: schema `card-transactions/1` knows no categories. A schema that does would have to name each category's
+values itself, in the contract; a vocabulary gathered from the parties' rows would tell what stands in them.
+
 This module needs neither torch nor scikit-learn; `make` loads the one that the family trains with.
 """
 
@@ -69,12 +73,13 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class Moments:
-    """Row count, sums and sums of squares of the log-transformed features: all that parties share to standardise.
+    """All that parties tell of their rows so that a joint model can begin: how features spread, how rare frauds are.
 
     Attributes:
         rows: number of rows, at least 1.
-        sums: float64 (d,).
-        squares: float64 (d,).
+        sums: float64 (d,), of the log-transformed features.
+        squares: float64 (d,), of their squares.
+        positives: how many rows are frauds, from 0 to `rows`.
 
     Raises:
         EscrowError: `update-invalid` if no rows can have these moments.
@@ -83,10 +88,13 @@ class Moments:
     rows: int
     sums: Float64Vector
     squares: Float64Vector
+    positives: int
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.sums.ndim != 1 or self.sums.shape != self.squares.shape:
             raise EscrowError("update-invalid", "Moments need at least one row and as many sums as sums of squares.")
+        if not 0 <= self.positives <= self.rows:
+            raise EscrowError("update-invalid", "Moments count fewer frauds than none, or more than there are rows.")
         # Written so that NaN fails. Cauchy-Schwarz, with room for the rounding of long sums.
         possible = (self.squares <= LARGEST_LOG**2 * self.rows) & (
             self.sums**2 <= self.rows * self.squares * (1 + 1e-6) + 1e-12
@@ -102,7 +110,25 @@ class Moments:
         sums, squares = parts[0].sums, parts[0].squares
         for part in parts[1:]:
             sums, squares = sums + part.sums, squares + part.squares
-        return cls(sum(part.rows for part in parts), sums, squares)
+        return cls(sum(part.rows for part in parts), sums, squares, positives=sum(part.positives for part in parts))
+
+    @classmethod
+    def middle(cls, parts: Sequence["Moments"]) -> "Moments":
+        """Moments of as many rows that no minority of parties can bend: medians over the parties, which do not weigh.
+
+        Of each feature the median of the means, and the median of the parties' mean squared distances from that; of the
+        frauds the median of their shares.
+        """
+        joint = cls.joint(parts)
+        rows = np.array([[part.rows] for part in parts], np.float64)
+        means, squares = (np.stack([getattr(part, name) for part in parts]) / rows for name in ("sums", "squares"))
+        mean = np.median(means, axis=0)
+        # A median of mean squares would respect Cauchy-Schwarz, too, as each party's own do and a median keeps order;
+        # but it may be another party's than the mean is, and a liar could choose the two so that no spread is left.
+        distances = np.maximum(squares - 2 * mean * means + mean**2, 0.0)
+        share = float(np.median([part.positives / part.rows for part in parts]))
+        spread = np.median(distances, axis=0)
+        return cls(joint.rows, joint.rows * mean, joint.rows * (spread + mean**2), round(joint.rows * share))
 
 
 class Federated(Protocol):
@@ -112,16 +138,27 @@ class Federated(Protocol):
     def name(self) -> str:
         """`logistic` or `mlp`."""
 
-    def moments(self, X: Float32Matrix) -> Moments:
-        """One party's share of the joint standardisation."""
+    def moments(self, X: Float32Matrix, y: Labels) -> Moments:
+        """One party's share of the joint moments; its rows may be all of one class."""
 
     def initial(self, d: int, moments: Moments, *, seed: int) -> Parameters:
         """Parameters of round 0 for `d` features: shapes and dtypes that every later update must have."""
 
     def local_fit(
-        self, parameters: Parameters, moments: Moments, X: Float32Matrix, y: Labels, *, epochs: int, seed: int
+        self,
+        parameters: Parameters,
+        moments: Moments,
+        X: Float32Matrix,
+        y: Labels,
+        *,
+        epochs: int,
+        seed: int,
+        proximal: float = 0.0,
     ) -> Parameters:
-        """New parameters after `epochs` over a party's rows, all of one class if need be; changes no argument."""
+        """New parameters after `epochs` over a party's rows, all of one class if need be; changes no argument.
+
+        Each step's loss has `proximal`/2 · ‖w − `parameters`‖² added to it (FedProx, Li et al. 2020, arXiv:1812.06127).
+        """
 
     def from_parameters(self, parameters: Parameters, moments: Moments) -> Model:
         """The model that joint parameters and joint moments make; `update-invalid` for wrong shapes or NaN."""
@@ -152,7 +189,7 @@ def make(spec: Mapping[str, object]) -> Family:
         from models.families.boosted import Boosted  # noqa: PLC0415 - scikit-learn takes 2 s to import
 
         return Boosted(parsed)
-    from models.families.net import Net  # noqa: PLC0415 - torch takes 2 s to import
+    from models.families.net import Net  # noqa: PLC0415 - it needs the names above
 
     return Net(parsed)
 
@@ -168,7 +205,7 @@ def make_federated(spec: Mapping[str, object]) -> Federated:
         raise EscrowError(
             "model-invalid", "Family 'boosted' cannot be trained by exchanging parameters.", "Use method 'pooled'."
         )
-    from models.families.net import Net  # noqa: PLC0415 - torch takes 2 s to import
+    from models.families.net import Net  # noqa: PLC0415 - it needs the names above
 
     return Net(parsed)
 

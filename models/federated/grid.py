@@ -1,10 +1,12 @@
 """Flower grids whose nodes are the parties of one contract.
 
 `PartyGrid` fixes who the nodes are and how a message to one is made; `LocalGrid` runs every party's ClientApp in this
-process. Whatever crosses a grid crosses it as bytes, also here, so no party can hold an object that another one sees.
+process, `models.federated.socketgrid` asks workers elsewhere. Whatever crosses a grid crosses it as bytes, also here,
+so no party can hold an object that another one sees.
 
-What this module uses beyond Flower's documented API, and nothing else in the product does: `Run.create_empty`,
-`make_message` with its `Metadata`, and the serialisation in `flwr.common.serde`.
+Beyond Flower's documented API the product uses, here: `Run.create_empty`, `make_message` with its `Metadata`; in
+`hostgrid`: `make_message` and `Metadata`; in `encoding`: `flwr.common.serde` and `serde_utils`, `flwr.proto`; in
+`plain`: `flwr.proto`; and what starts a SuperLink or Ray in `superlink` and `raygrid`.
 """
 
 import itertools
@@ -18,26 +20,16 @@ from typing import Final
 from flwr.app import DEFAULT_TTL, Context, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as Frame
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+
+from models.federated.encoding import Encoder, from_frame, to_frame
 
 COORDINATOR: Final = 1
 """Node id of the side that asks; parties follow in the order of their names."""
 
 _APP_RAISED: Final = 2  # Flower's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 _LOG = logging.getLogger(__name__)
-
-
-def to_frame(message: Message) -> bytes:
-    """A message as the bytes that travel."""
-    return message_to_proto(message).SerializeToString(deterministic=True)
-
-
-def from_frame(frame: bytes) -> Message:
-    """The message in a frame; it shares nothing with the one that was sent."""
-    return message_from_proto(Frame.FromString(frame))
 
 
 class PartyGrid(Grid):
@@ -76,15 +68,18 @@ class PartyGrid(Grid):
             dst_node_id=dst_node_id,
             reply_to_message_id="",
             group_id=group_id,
-            created_at=time.time(),  # when the message expires, for Flower; no result depends on it
+            created_at=time.time(),  # Flower's, and so in a reply; no result depends on it, every frame's digest does
             ttl=ttl or DEFAULT_TTL,
             message_type=message_type,
         )
         return make_message(metadata, content=content)
 
     @abstractmethod
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages and return what came back within `timeout` seconds, in any order, unchecked."""
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages; what comes back within `timeout` seconds, best as it comes, in any order, unchecked.
+
+        Where others answer meanwhile, messages are sent by the call itself and not by the first look at an answer.
+        """
 
 
 class LocalGrid(PartyGrid):
@@ -109,7 +104,8 @@ class LocalGrid(PartyGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue messages; their ids."""
-        frames = {message.metadata.message_id: to_frame(message) for message in messages}
+        encoder = Encoder()
+        frames = {message.metadata.message_id: b"".join(encoder.encode(message)) for message in messages}
         self._outbox.update(frames)
         return list(frames)
 
@@ -120,16 +116,18 @@ class LocalGrid(PartyGrid):
             if frame is not None:
                 yield self._answer(frame)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Run the apps; a reply that is not ready after `timeout` seconds is left out, as one that is late would be.
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Run one app after the other; a reply that is not ready after `timeout` seconds is left out, as if too late.
 
-        An app that never returns cannot be stopped from within its process: the runtime's time limit ends that one.
+        No more than one message is held as bytes, however many parties there are. An app that never returns cannot be
+        stopped from within its process: the runtime's time limit ends that one.
         """
-        pulled = self.pull_messages(self.push_messages(messages))
-        if timeout is None:
-            return list(pulled)
-        deadline = self._clock() + timeout
-        return [reply for reply in pulled if self._clock() <= deadline]
+        deadline = None if timeout is None else self._clock() + timeout
+        encoder = Encoder()
+        for message in messages:
+            reply = self._answer(b"".join(encoder.encode(message)))
+            if deadline is None or self._clock() <= deadline:
+                yield reply
 
     def _answer(self, frame: bytes) -> Message:
         message = from_frame(frame)

@@ -8,13 +8,17 @@
 4. Training rows lie in the training window and holdout rows in the test window, so each holdout row is later than every
    party's training rows and the label delay (`holdout-too-early`; `table-invalid` for rows before the first window).
 
+Of a party whose training rows stay at its bank the holdout alone is here. Its worker there keeps rules 1, 2 and 4 for
+the training rows (`check_training`). Rule 3 follows for them without any comparison: they lie in the training window
+and every holdout row in the later test window, so none is a row of both. What cannot be seen from here is whether such
+a bank wrote an earlier time on rows of its own holdout and trains on them; other banks' holdouts are not given to it.
+
 Rows are compared by 64-bit hashes: the chance that honest tables of a million rows are refused for a collision is below
 one in ten million, and equal rows never escape.
 """
 
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -24,7 +28,7 @@ from contracts.canonical import canonical
 from contracts.errors import EscrowError
 from contracts.schema import Schema
 from models.features import feature_names
-from models.jobs import CheckJob, Counts, Tell
+from models.jobs import Checked, CheckJob, Place, Tell
 from models.table import Prepared, codes, read_prepared
 
 RECURRENCES_AT_MOST: Final = 0.01
@@ -33,34 +37,87 @@ RECURRENCES_AT_MOST: Final = 0.01
 Hashes = npt.NDArray[np.uint64]
 
 
-def run(job: CheckJob, inputs: Path, results: Path, tell: Tell) -> None:
+def run(job: CheckJob, place: Place, tell: Tell) -> None:
     """Check every contribution, then write the features' names."""
-    names = feature_names(job.data_schema)
-    trained: list[Prepared] = []
+    trained: dict[str, Prepared] = {}
     held: dict[str, Prepared] = {}
     for party, counts in sorted(job.parties.items()):
         tell(f"check {party}")
-        train, holdout = (read_prepared(inputs / party / f"{part}.parquet") for part in ("train", "holdout"))
-        check_counts(party, counts, train, holdout)
-        if not names == train.names == holdout.names:
-            raise EscrowError("table-invalid", f"Party {party}'s tables do not have the features of the schema.")
-        trained.append(train)
-        held[party] = holdout
+        held[party] = read_prepared(place.inputs / party / "holdout.parquet")
+        check_table(held[party], job.data_schema, counts.holdout_rows, party)
+        if held[party].positives != counts.positives:
+            raise _counts_differ(party)
+        if counts.train_rows is not None:
+            trained[party] = read_prepared(place.inputs / party / "train.parquet")
+            check_table(trained[party], job.data_schema, counts.train_rows, party)
     tell("compare rows")
-    check_rows_apart(trained, held)
-    check_windows(job.data_schema, trained, held)
-    (results / "check.json").write_bytes(canonical({"names": list(names)}))
+    check_rows_apart(trained.values(), held)
+    for party, table in trained.items():
+        check_train_window(table, job.data_schema, party)
+    for party, table in held.items():
+        check_test_window(table, job.data_schema, party)
+    names = feature_names(job.data_schema)
+    (place.results / "check.json").write_bytes(canonical(Checked(names=names).model_dump(mode="json")))
 
 
-def check_counts(party: str, counts: Counts, train: Prepared, holdout: Prepared) -> None:
-    """Rule 1."""
-    if counts != Counts(train_rows=len(train), holdout_rows=len(holdout), positives=holdout.positives):
-        raise EscrowError("counts-differ", f"Party {party}'s tables do not have the counts that the contract states.")
+def check_training(table: Prepared, schema: Schema, rows: int, party: str) -> None:
+    """Rules 1, 2 and 4 for one party's training rows, wherever they are.
+
+    Args:
+        table: the training rows.
+        schema: the contract's.
+        rows: how many the contract states.
+        party: whose they are.
+
+    Raises:
+        EscrowError: `counts-differ`, `table-invalid`, `holdout-too-early`; with the party.
+    """
+    check_table(table, schema, rows, party)
+    check_train_window(table, schema, party)
+
+
+def check_table(table: Prepared, schema: Schema, rows: int, party: str) -> None:
+    """Rule 1 for its rows, and rule 2."""
+    if len(table) != rows:
+        raise _counts_differ(party)
+    if table.names != feature_names(schema):
+        raise EscrowError("table-invalid", "A party's tables do not have the features of the schema.", party=party)
+
+
+def _counts_differ(party: str) -> EscrowError:
+    message = "A party's tables do not have the counts that the contract states."
+    return EscrowError("counts-differ", message, party=party)
+
+
+def check_train_window(table: Prepared, schema: Schema, party: str) -> None:
+    """Rule 4 for training rows."""
+    start, until = _window(schema, "train")
+    if (table.times >= until).any():
+        raise EscrowError("holdout-too-early", "Training rows lie after the training window.", party=party)
+    if (table.times < start).any():
+        raise EscrowError("table-invalid", "Training rows lie before the training window.", party=party)
+
+
+def check_test_window(table: Prepared, schema: Schema, party: str) -> None:
+    """Rule 4 for a holdout."""
+    start, until = _window(schema, "holdout")
+    if (table.times < start).any():
+        raise EscrowError("holdout-too-early", "A holdout has rows before the test window.", party=party)
+    if (table.times >= until).any():
+        raise EscrowError("table-invalid", "A holdout has rows after the test window.", party=party)
+
+
+def _window(schema: Schema, part: str) -> tuple[np.datetime64, np.datetime64]:
+    """From, and the moment after."""
+    start, until = schema.windows()[part]
+    return np.datetime64(start, "s"), np.datetime64(until, "s")
 
 
 def check_rows_apart(trained: Iterable[Prepared], held: Mapping[str, Prepared]) -> None:
-    """Rule 3, over all parties' training rows together."""
+    """Rule 3, over all training rows that are here together."""
     tables = list(trained)
+    if not tables:
+        return
     rows = np.unique(np.concatenate([row_hashes(table) for table in tables]))
     moments = np.unique(np.concatenate([_with_time(row_hashes(table), table) for table in tables]))
     for party, holdout in held.items():
@@ -73,19 +130,6 @@ def check_rows_apart(trained: Iterable[Prepared], held: Mapping[str, Prepared]) 
 def _too_many(alike: npt.NDArray[np.bool_]) -> bool:
     """More than chance: one row of a handful says nothing."""
     return alike.sum() > 1 and bool(alike.mean() > RECURRENCES_AT_MOST)
-
-
-def check_windows(schema: Schema, trained: Iterable[Prepared], held: Mapping[str, Prepared]) -> None:
-    """Rule 4."""
-    (train_from, train_until), (test_from, test_until) = (
-        [np.datetime64(moment, "s") for moment in schema.windows()[part]] for part in ("train", "holdout")
-    )
-    times = [table.times for table in trained]
-    tests = [holdout.times for holdout in held.values()]
-    if any((t >= train_until).any() for t in times) or any((t < test_from).any() for t in tests):
-        raise EscrowError("holdout-too-early", "A holdout is not later than all training rows and the label delay.")
-    if any((t < train_from).any() for t in times) or any((t >= test_until).any() for t in tests):
-        raise EscrowError("table-invalid", "A table has rows outside its window.")
 
 
 def row_hashes(table: Prepared) -> Hashes:

@@ -14,28 +14,28 @@ from contracts.gain import Measurement, compare
 from contracts.metrics import Metric, MetricName, Rows
 from models.bundle import Bundle, load, unpack
 from models.families.base import Float32Vector
-from models.jobs import EvaluateJob, Measure, Tell
+from models.jobs import EvaluateJob, Measure, Place, Tell
 from models.seeds import part_seed
 from models.table import Prepared, read_prepared
 
 INCUMBENT: Final = "incumbent.bundle"
 
 
-def run(job: EvaluateJob, inputs: Path, results: Path, tell: Tell) -> None:
+def run(job: EvaluateJob, place: Place, tell: Tell) -> None:
     """Measure everything that was asked; write the evidence."""
-    joint = load(inputs / "joint")
+    joint = load(place.inputs / "joint")
     found: dict[str, Measurement] = {}
     for party in sorted({measure.party for measure in job.measurements}):
         tell(f"evaluate {party}")
         asked = [measure for measure in job.measurements if measure.party == party]
-        holdout = read_prepared(inputs / party / "holdout.parquet")
+        holdout = read_prepared(place.inputs / party / "holdout.parquet")
         seed = part_seed(bytes.fromhex(job.seed), "evaluate", party)
-        found |= _measured(asked, inputs / party, holdout, joint, replicates=job.replicates, seed=seed)
+        found |= _measured(asked, place.inputs / party, holdout, joint, replicates=job.replicates, seed=seed)
     evidence = {
         "contract": job.contract,
         "measurements": {name: found[name].model_dump(mode="json", by_alias=True) for name in sorted(found)},
     }
-    (results / "evidence.json").write_bytes(canonical(evidence))
+    (place.results / "evidence.json").write_bytes(canonical(evidence))
 
 
 def _measured(

@@ -1,18 +1,17 @@
 """Role `pooled`: the joint model, trained on everyone's rows in one place, in the order of the parties' names."""
 
-from pathlib import Path
-
 import numpy as np
 
 from models.families.base import make
-from models.jobs import PooledJob, Tell
-from models.roles.joint import read_tables, write_model
+from models.jobs import Place, PooledJob, Tell
+from models.roles.joint import write_model
+from models.roles.rows import read_tables
 from models.seeds import part_number
 
 
-def run(job: PooledJob, inputs: Path, results: Path, tell: Tell) -> None:
+def run(job: PooledJob, place: Place, tell: Tell) -> None:
     """Train on all rows; write the bundle."""
-    tables = read_tables(inputs, job.parties)
+    tables = read_tables(place.inputs, job.parties)
     names = next(iter(tables.values())).names
     features = np.concatenate([table.features for table in tables.values()])
     labels = np.concatenate([table.labels for table in tables.values()])
@@ -24,4 +23,4 @@ def run(job: PooledJob, inputs: Path, results: Path, tell: Tell) -> None:
         seed=part_number(job.seed_bytes, "pooled"),
         progress=lambda done: tell(f"train {done:.0%}"),
     )
-    write_model(job, model, names, results)
+    write_model(job, model, names, place.results)

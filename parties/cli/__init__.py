@@ -5,6 +5,7 @@ shares stands in `contracts.answers` and in `parties.cli.desk`.
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
+from click import Command
+from rich.markup import escape
 
 from contracts import answers
 from contracts.answers import Edge, run, taken
@@ -24,12 +27,15 @@ VERBS: Final = {
     "init": "Make this party's keys and its policy.",
     "enrol": "Get admitted to an escrow, and a certificate.",
     "status": "Who this party is, and what waits for it.",
+    "start": "Train with rows that stay here, whenever a contract needs it.",
+    "join": "The same for one contract, until it ends.",
 }
 """Command → what it does; its module in this package has the same name and offers `command`."""
 
 NOUNS: Final = {
     "certificate": "Show, renew or revoke what this party connects with.",
     "dataset": "Check, encrypt and deposit tables.",
+    "capsule": "Write, check and run code for somebody else's rows, and offer it.",
     "contract": "Draw up, read, approve, stop and watch contracts.",
     "release": "Fetch and verify a released model, and score transactions with it.",
     "ledger": "Note the ledger's head, and verify the whole ledger.",
@@ -76,7 +82,19 @@ def _program(argv: Sequence[str]) -> object:
         else:
             app.command(noun, help=offers)(lambda: None)  # listed only
     desk = _desk(named) if {*VERBS, *NOUNS}.intersection(rest) else None
-    return typer.main.get_command(app).main(list(rest), prog_name="party", standalone_mode=False, obj=desk)
+    command = typer.main.get_command(app)
+    _refill(command)
+    return command.main(list(rest), prog_name="party", standalone_mode=False, obj=desk)
+
+
+def _refill(command: Command) -> None:
+    """Let the screen break the lines of a command's help, and of those under it, not the source; brackets are text.
+
+    Paragraphs, of which each example is one, and items of a list keep their lines.
+    """
+    command.help = escape(re.sub(r"(?<=\S)(?<!Examples:)\n(?!\s|- )", " ", command.help or ""))
+    for each in getattr(command, "commands", {}).values():
+        _refill(each)
 
 
 def _desk(home: str | None) -> object:

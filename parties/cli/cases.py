@@ -80,6 +80,8 @@ def brief(view: CaseView) -> dict[str, Any]:
         "approved": list(view.approved),
         "run": view.run,
         "verdict": view.verdict,
+        "place": view.place,
+        "fault": view.fault,
     }
 
 
@@ -100,6 +102,10 @@ def case_page(view: CaseView) -> list[Section]:
         lines.append(Line(", ".join(view.stages), "stages"))
     if view.verdict:
         lines.append(Line(view.verdict, "verdict"))
+    if view.place:
+        lines.append(Line(view.place, "failed at"))
+    if view.fault:
+        lines.append(Line(view.fault, "because of this party"))
     title = Section("", (Line(contract.title, text_style="bold"),))
     return [title, Section("", tuple(lines)), Section("Next", (Line(_next(view)),))]
 
@@ -112,4 +118,6 @@ def _next(view: CaseView) -> str:
         return f"party contract explain {name}, then approve or reject {name}"
     if view.state in {State.PROPOSED, State.APPROVED, State.RUNNING, State.RELEASING}:
         return f"party contract watch {name} --until-ended"
+    if view.state == State.HELD:
+        return f"wait: its outputs are held until they can be vetted; party contract halt {name} destroys them"
     return "nothing: it has ended"

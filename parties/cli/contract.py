@@ -5,26 +5,24 @@ What is said of a contract here, before anybody signs, is computed from its own 
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from contracts import pages
 from contracts.answers import Answer
 from contracts.errors import EscrowError
-from contracts.pages import Line, Section, warned
 from contracts.schema import Schema
 from parties import draft as drafts
 from parties import policy
 from parties.cli import EPILOG, acts, application, watch
 from parties.cli.cases import brief, case_page, found, is_digest, looks, read_contract, standing
 from parties.cli.desk import Desk
-from parties.cli.screen import page, progress, short, table
+from parties.cli.offered import drawn_up, offered, require_new
+from parties.cli.screen import page, short, table
 from parties.client import Client
-from parties.draft import Draft, draft, read_schema, to_yaml
+from parties.draft import draft, read_schema
 from parties.home import kept_schema
-from parties.identity import pinned
-from parties.offers import leaves, offers
 
 app = application()
 app.command("propose", epilog=EPILOG)(acts.propose)
@@ -35,6 +33,7 @@ app.command("halt", epilog=EPILOG)(acts.halt)
 app.command("watch", epilog=EPILOG)(watch.watch)
 
 Which = Annotated[str, typer.Argument(metavar="DIGEST", help="Its first eight characters will do.")]
+_METHODS = ", ".join(get_args(policy.MethodName))
 File = Annotated[Path, typer.Argument(metavar="FILE", help="YAML, or JSON if its name ends in .json.")]
 
 
@@ -58,7 +57,7 @@ def init(
     title: Annotated[str, typer.Option(metavar="TEXT")] = drafts.TITLE,
     purpose: Annotated[str, typer.Option(metavar="TEXT", help="The only use allowed.")] = drafts.PURPOSE,
     family: Annotated[str, typer.Option(metavar="mlp|logistic|boosted", help="The joint model's family.")] = "mlp",
-    method: Annotated[str, typer.Option(metavar="fedavg|pooled|…", help="How it is trained.")] = "fedavg",
+    method: Annotated[str, typer.Option(metavar="METHOD", help=f"How it is trained: {_METHODS}.")] = "fedavg",
     metric: Annotated[str, typer.Option(metavar="NAME", help="What each party must gain in.")] = "average-precision",
     min_gain: Annotated[float, typer.Option(metavar="GAIN", help="Each party must gain more than this.")] = 0.0,
     min_positives: Annotated[int, typer.Option(metavar="N", help="Frauds that a test needs at least.")] = 30,
@@ -66,6 +65,9 @@ def init(
         list[str] | None, typer.Option(metavar="NAME", help="Who receives the model; all, if left out. Repeatable.")
     ] = None,
     sealing: Annotated[str, typer.Option(metavar="gvisor|container|none", help="The strongest, if left out.")] = "",
+    exposure: Annotated[
+        str, typer.Option(metavar=drafts.EXPOSED, help="Accept that rows kept at a bank bring it every round's model.")
+    ] = "",
     days: Annotated[int, typer.Option(metavar="DAYS", min=1, help="Until it expires.")] = 30,
 ) -> Answer:
     """Draw a contract up from the escrow's directory and everyone's deposits, to be read and edited.
@@ -75,12 +77,17 @@ def init(
     Example: party contract init --partner harbour --partner valley --min-gain 0.01 --out contract.yaml
     """
     desk: Desk = ctx.obj
-    if out.exists():
-        raise EscrowError("file-unwritable", f"{out} is there already.", "Name another file, or remove that one.")
+    require_new(out)
+    if exposure not in {"", drafts.EXPOSED}:
+        raise EscrowError("usage", f"--exposure is {drafts.EXPOSED}, or left out.")
     with desk.client() as client:
-        made = _drawn(
-            desk,
-            client,
+        made = draft(
+            client.escrow.info(),
+            client.escrow.directory(),
+            offered(desk, client),
+            me=client.name,
+            now=desk.now(),
+            policy=policy.load(desk.home),
             partners=partner,
             schema=_schema(desk, client, schema),
             title=title,
@@ -90,39 +97,10 @@ def init(
             condition={**drafts.GAIN, "metric": metric, "more-than": min_gain, "min-positives": min_positives},
             recipients=recipient or None,
             sealing=sealing or None,
+            terms={"exposure": exposure} if exposure else {},
             days=days,
         )
-    try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(to_yaml(made.document))
-    except OSError as error:
-        raise EscrowError("file-unwritable", f"{out} cannot be written: {error.strerror}.") from None
-    warnings = [f"Against this bank's policy, {each.term}: {each.sentence}" for each in made.warnings]
-    first = Section("", (Line(f"The draft is in {out}: read and edit it."), *map(Line, made.chosen), *warned(warnings)))
-    then = Section("Next", (Line(f"party contract explain {out}, then party contract propose {out}"),))
-    data = {"file": str(out), "contract": made.document, "chosen": list(made.chosen), "warnings": warnings}
-    return Answer(data, page([first, then]))
-
-
-def _drawn(desk: Desk, client: Client, **terms: Any) -> Draft:
-    """A draft from what stands on the ledger, all of which is replayed."""
-    escrow = pinned(desk.home)
-    head = escrow.checkpoint(client.head())
-    with progress("Reading the ledger") as told:
-        entries = []
-        for entry in leaves(client.escrow, head.size):
-            entries.append(entry)
-            told(len(entries), head.size)
-        offered = offers(entries, key=escrow.public_key, head=head)
-    return draft(
-        client.escrow.info(),
-        client.escrow.directory(),
-        offered,
-        me=client.name,
-        now=desk.now(),
-        policy=policy.load(desk.home),
-        **terms,
-    )
+    return drawn_up(made, out)
 
 
 def _spec(default: Any, key: str, value: str) -> dict[str, Any]:
@@ -135,7 +113,7 @@ def _schema(desk: Desk, client: Client, file: Path | None) -> Schema:
     if file is not None:
         return read_schema(file)
     own = [each for each in client.escrow.deposits() if not each.revoked]
-    kept = [schema for each in own if (schema := kept_schema(desk.home, each.data_schema))]
+    kept = [schema for each in own if each.data_schema and (schema := kept_schema(desk.home, each.data_schema))]
     if not kept:
         raise EscrowError(
             "deposit-unknown",

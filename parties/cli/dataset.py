@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +12,17 @@ from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL
 from contracts.pages import counted
 from contracts.proceedings import term_digest
+from parties import policy
 from parties.cli import EPILOG, application
 from parties.cli.desk import Desk, confirm, tell
-from parties.cli.screen import progress, short, table
+from parties.cli.screen import short, table
+from parties.cli.sending import send
 from parties.client import Client
 from parties.draft import read_schema
 from parties.home import keep_schema
+
+if TYPE_CHECKING:
+    from parties.sending import Sent
 
 app = application()
 
@@ -34,35 +39,98 @@ def noun() -> None:
 def add(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="TABLE", help="Labelled transactions, .parquet or .csv.")],
+    *,
     schema_file: Annotated[
-        Path, typer.Option("--schema", metavar="FILE", help="The schema, YAML or JSON, that all banks agreed on.")
-    ],
+        Path | None, typer.Option("--schema", metavar="FILE", help="The schema, YAML or JSON, all banks agreed on.")
+    ] = None,
+    purpose: Annotated[
+        str, typer.Option("--as", metavar="training|table", help="For a joint training, or for capsules.")
+    ] = "training",
+    rows: Annotated[
+        int | None, typer.Option("--rows", metavar="N", min=1, help="Of a table that is neither .csv nor .parquet.")
+    ] = None,
+    keep_training: Annotated[
+        bool, typer.Option("--keep-training", help="Commit to the training rows, and never send them.")
+    ] = False,
+    send_training: Annotated[
+        bool, typer.Option("--send-training", help="Send training rows although they were kept here before.")
+    ] = False,
 ) -> Answer:
     """Check a table, split it into train and holdout by the schema, encrypt both, and deposit them.
 
     The key that opens them stays here until an approval seals it to one contract.
+
+    With `--keep-training` the training rows stay here, encrypted on this disk: others learn how many there are and a
+    commitment. A contract can train on them all the same while `party start` runs here; the holdout is always sent.
+    Training rows that were kept so are not sent later by a call that leaves the option out, nor are any if policy.yml
+    has the term `placements: [party]`, unless `--send-training` says so.
+
     A sending that was cut off goes on where it was when the command is called again.
     What is deposited already is not deposited twice.
 
-    Example: party dataset add transactions.parquet --schema schema.yaml
-    """
-    from parties.deposit import read_and_prepare  # noqa: PLC0415 - tables are slow to import, and needed here alone
-    from parties.sending import Sent, deposit  # noqa: PLC0415
+    With `--as table` the file is deposited as it is, byte for byte, for contracts in which a capsule runs on it.
 
+    Example: party dataset add transactions.parquet --schema schema.yaml
+
+    Example: party dataset add transactions.parquet --schema schema.yaml --keep-training
+
+    Example: party dataset add transactions.csv --as table
+    """
     desk: Desk = ctx.obj
+    if purpose == "table" and schema_file is None and not keep_training and not send_training:
+        return _add_table(desk, file, rows)
+    if purpose != "training" or schema_file is None or rows is not None:
+        raise EscrowError("usage", "Name the --schema of a table for training, or say --as table and nothing of it.")
+    if keep_training and send_training:
+        raise EscrowError("usage", "Training rows are either kept or sent.", "Leave one of the two options out.")
+    return _add_training(desk, file, schema_file, keep=keep_training, anyway=send_training)
+
+
+def _add_training(desk: Desk, file: Path, schema_file: Path, *, keep: bool, anyway: bool) -> Answer:
+    from parties.deposit import content_of, read_and_prepare  # noqa: PLC0415 - tables are slow to import
+    from parties.sending import require_not_kept  # noqa: PLC0415 - as above
+
+    if not keep and not anyway:
+        _require_may_be_sent(desk)
     schema = read_schema(schema_file)
     tell(f"Checking {file.name} and computing its features …")
     train, holdout = read_and_prepare(file, schema)
+    training = content_of(train, "train", schema, kept=keep)
+    if not keep and not anyway:
+        require_not_kept(desk.home / "deposits", training)
     keep_schema(desk.home, schema)
-    sent: list[Sent] = []
     with desk.client() as client:
-        for part, prepared in (("train", train), ("holdout", holdout)):
-            with progress(f"Sending {part}") as told:
-                sent.append(deposit(client, prepared, part, schema, told))  # type: ignore[arg-type]
+        sent = [
+            send(client, training),
+            send(client, content_of(holdout, "holdout", schema)),
+        ]
+    then = "party contract init --partner NAME --out contract.yaml, or wait for a proposal."
+    return _added(sent, then, {"schema": term_digest(schema)})
+
+
+def _require_may_be_sent(desk: Desk) -> None:
+    """Refuse to send training rows that no contract this bank could approve has use for at the escrow."""
+    if policy.load(desk.home).placements == ("party",):
+        raise EscrowError(
+            "deposit-kept",
+            "By this bank's policy training rows stay here (placements), and these would be sent.",
+        )
+
+
+def _add_table(desk: Desk, file: Path, rows: int | None) -> Answer:
+    from parties.tables import table_content  # noqa: PLC0415 - tables are slow to import
+
+    tell(f"Counting the rows of {file.name} …")
+    content = table_content(file, rows)
+    with desk.client() as client:
+        sent = send(client, content)
+    return _added([sent], "wait for the proposal of a contract, or tell the capsule's author.", {})
+
+
+def _added(sent: "list[Sent]", then: str, about: dict[str, Any]) -> Answer:
     lines = [f"{each.deposit.part:8} {each.words()}  {each.deposit.commitment}" for each in sent]
-    lines += ["", "Next: party contract init --partner NAME --out contract.yaml, or wait for a proposal."]
-    data = {"schema": term_digest(schema), "deposits": [each.data() for each in sent]}
-    return Answer(data, "\n".join(lines))
+    data = {**about, "deposits": [each.data() for each in sent]}
+    return Answer(data, "\n".join([*lines, "", f"Next: {then}"]))
 
 
 @app.command("list", epilog=EPILOG)
@@ -138,7 +206,8 @@ def _data(view: DepositView) -> dict[str, Any]:
 
 
 def _row(data: dict[str, Any]) -> tuple[object, ...]:
-    note = "revoked" if data["revoked"] else "" if data["secrets"] else "its key is not in this home"
-    looks = data["looks"] if data["part"] == "holdout" else None
-    schema = short(data["schema"])
+    here = "stays here" if data["kept"] else ""
+    note = "revoked" if data["revoked"] else here if data["secrets"] else "its key is not in this home"
+    looks = data["looks"] if data["part"] in {"holdout", "table"} else None
+    schema = data["schema"] and short(data["schema"])
     return (short(data["commitment"]), data["part"], data["rows"], data["positives"], looks, schema, note)

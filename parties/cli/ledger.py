@@ -7,8 +7,8 @@ import typer
 
 from contracts.answers import Answer
 from contracts.errors import EscrowError
+from contracts.notes import cosign
 from contracts.pages import counted
-from contracts.transparency import cosign
 from parties.cli import EPILOG, application
 from parties.cli.desk import Desk, step
 from parties.cli.screen import progress

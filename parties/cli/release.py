@@ -15,6 +15,7 @@ from rich.text import Text
 
 from contracts.answers import Answer, printable
 from contracts.clauses import Measured
+from contracts.consequences import DEVELOPMENT
 from parties import scoring
 from parties.cli import EPILOG, application
 from parties.cli.cases import found
@@ -106,12 +107,19 @@ def _verified(directory: Path, desk: Desk) -> tuple[Verified, list[dict[str, obj
 
 
 def _page(verified: Verified) -> Iterator[RenderableType]:
+    development = verified.standing == "development"
+    if development:
+        yield Text(DEVELOPMENT, style="bold yellow")
     yield Text(printable(verified.contract.title), style="bold")
-    yield Text("Verified: use this model.", style="green") if verified.bundle else Text("Verified.", style="green")
+    usable = verified.bundle and not development
+    yield Text("Verified: use this model." if usable else "Verified.", style="green")
     if verified.opening.findings:
         yield _findings(verified)
-    else:
+    elif verified.contract.training:
         yield Text("The contract discloses no figures to this party.")
+    if verified.outputs:
+        yield Text(f"Outputs of capsule {verified.outputs.capsule}, green on synthetic rows before:")
+        yield from (Text(printable(f"  outputs/{path}")) for path in verified.outputs.outputs)
     if verified.bundle:
         yield Text(f"Model {verified.bundle.digest}")
 

@@ -69,11 +69,13 @@ def _asked(client: Client) -> dict[str, Any]:
     """What only the escrow knows."""
     client.head()
     if client.identity.role == "auditor":
-        return {"deposits": None, "waiting": None, "unfinished": None}
+        return {"deposits": None, "kept": None, "waiting": None, "unfinished": None}
     cases = client.escrow.contracts()
     waiting = [each for each in cases if client.name in each.turn]
+    deposits = [each for each in client.escrow.deposits() if not each.revoked]
     return {
-        "deposits": sum(not each.revoked for each in client.escrow.deposits()),
+        "deposits": len(deposits),
+        "kept": sum(each.kept for each in deposits),
         "unfinished": sum(each.state not in TERMINAL for each in cases),
         "waiting": [{"digest": each.digest, "title": each.contract.title, "state": each.state} for each in waiting],
     }
@@ -94,7 +96,8 @@ def _page(data: dict[str, Any]) -> list[Section]:
         return [Section("", (*lines, *warned([note])))]
     if data["role"] == "auditor":
         return [Section("", tuple(lines))]
-    lines += [Line(str(data["deposits"]), "deposits"), Line(f"{data['unfinished']} unfinished", "contracts")]
+    kept = f", {data['kept']} of which stay{'s' if data['kept'] == 1 else ''} here" if data["kept"] else ""
+    lines += [Line(f"{data['deposits']}{kept}", "deposits"), Line(f"{data['unfinished']} unfinished", "contracts")]
     waiting = tuple(Line(each["title"], short(each["digest"])) for each in data["waiting"])
     turn = Section("Waits for this party: party contract approve or reject", waiting)
     return [Section("", tuple(lines)), *([turn] if waiting else [])]

@@ -32,6 +32,9 @@ BENCHMARKS: Final[Mapping[str, str]] = {
     "lifecycle": "what a contract costs the escrow over gRPC and TLS, by the number of its parties",
     "load": "200 banks at once: speed, and whether anything is lost or doubled",
     "deposit": "how fast a large file is sealed and uploaded, and in how much memory",
+    "sealed": "what sealing costs: a job beside a bare container, the demo beside an unsealed one",
+    "federated": "how long a round of joint training takes, sealed, at the banks, large, in crowds; and if it repeats",
+    "federated-accuracy": "how good each way to train together is, for each bank, on public data",
     "recovery": "what an escrow that is killed at random moments loses, and how soon it is back",
 }
 
@@ -60,7 +63,7 @@ def benchmark(name: Annotated[str, typer.Argument(metavar="NAME")] = "list") -> 
 
 
 def _run(name: str) -> Figures:
-    module = import_module(f"scenarios.benchmarks.{name}")
+    module = import_module(f"scenarios.benchmarks.{name.replace('-', '_')}")
     figures = module.run(lambda text: typer.echo(f"{name}: {text}", err=True))
     if not isinstance(figures, Figures):
         raise TypeError(name)

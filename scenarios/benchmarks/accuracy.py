@@ -14,7 +14,7 @@ one Parquet file that the environment variable `ESCROW_HANDBOOK` names; they car
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import mean
@@ -82,18 +82,24 @@ def data_file() -> Path:
     return Path(named)
 
 
-def four_banks(path: Path) -> tuple[World, dict[str, direct.Bank]]:
-    """The handbook's customers dealt to four banks, each with its tables prepared from its own rows."""
-    world = from_table(
+def world_of(path: Path, shares: Sequence[float], *, never: Sequence[str] = (), features: Sequence[str] = ()) -> World:
+    """The handbook's customers dealt to banks by these shares."""
+    return from_table(
         path,
         columns=COLUMNS,
         train_from=date(2018, 7, 4),
         train_days=28,
         test_days=28,
-        shares=SHARES,
+        shares=shares,
         seed=1,
-        never=NEVER,
+        never=never,
+        features=features,
     )
+
+
+def four_banks(path: Path) -> tuple[World, dict[str, direct.Bank]]:
+    """The handbook's customers dealt to four banks, each with its tables prepared from its own rows."""
+    world = world_of(path, SHARES, never=NEVER)
     with TemporaryDirectory(prefix="escrow-benchmark-") as folder:
         paths = world.write(Path(folder))
         return world, {name: direct.Bank(*read_and_prepare(table, world.schema)) for name, table in paths.items()}

@@ -54,9 +54,10 @@ class Bank:
         holdout = self._sent("holdout", rows=100, positives=60)
         return type(self)(self.client, self.remote, (train, holdout))
 
-    def _sent(self, part: Part, **counts: int) -> Deposit:
+    def _sent(self, part: Part, *, rows: int, positives: int | None = None) -> Deposit:
         content = BytesIO(f"{self.name} {part}".encode())
-        return self.client.send(Sealing(content, self.client.folder, part=part, schema=SCHEMA, **counts))
+        sealing = Sealing(content, self.client.folder, part=part, schema=SCHEMA, rows=rows, positives=positives)
+        return self.client.send(sealing)
 
     def card(self) -> dict[str, Any]:
         """What a contract with this bank needs to know of it, as JSON."""

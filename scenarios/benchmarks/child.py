@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from scenarios.memory import peak_mib
+
 HOST: Final = "127.0.0.1"
 ORIGIN: Final = "escrow.example/ledger"
 """Of the ledgers of a benchmark."""
@@ -103,11 +105,5 @@ def usage() -> dict[str, float]:
     """Processor seconds of this process so far, and the most memory it ever held, in MiB."""
     return {
         "cpu": time.process_time(),
-        "peak_mib": _peak_mib(),
+        "peak_mib": peak_mib(),
     }
-
-
-def _peak_mib() -> float:
-    """From /proc, for `getrusage` begins a child's account with what its parent held."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) / 1024

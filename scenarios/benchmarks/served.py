@@ -17,7 +17,6 @@ from sqlalchemy import Engine, event
 
 from contracts import statements as st
 from contracts.canonical import digest
-from contracts.proceedings import STAGES
 from escrow.core import Core
 from escrow.front import Told
 from escrow.runtime.process import ProcessRuntime
@@ -108,10 +107,13 @@ def decide(core: Core, calls: Calls, contract: str) -> None:
     nothing = f"sha256-salted:{digest(contract.encode()).removeprefix('sha256:')}"
     case = core.runs.case(contract)
     about = {"ledger": core.origin, "contract": contract, "run": case.run + 1}
-    findings = {contribution.party: nothing for contribution in case.contract.contributions}
+    findings = {contribution.party: nothing for contribution in case.contract.training}
     steps: tuple[st.RunStarted | st.StageCompleted | st.RunDecided, ...] = (
         st.RunStarted.model_validate(about),
-        *(st.StageCompleted.model_validate({**about, "stage": stage, "outputs": nothing}) for stage in STAGES),
+        *(
+            st.StageCompleted.model_validate({**about, "stage": stage, "outputs": nothing})
+            for stage in case.contract.stages()
+        ),
         st.RunDecided.model_validate({**about, "verdict": "withheld", "findings": findings}),
     )
     for step in steps:

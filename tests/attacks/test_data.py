@@ -246,7 +246,6 @@ def test_what_this_escrow_cannot_do_is_refused_when_it_is_proposed(consortium: C
     wrong = {
         "not-supported": [
             {"computation": {**document["computation"], "sealing": "container"}},
-            {"computation": {**document["computation"], "method": {"name": "median"}}},
             {"release": [*document["release"], {"kind": "leakage", "tpr-at-1pct-fpr-at-most": 0.05}]},
         ],
         "worker-unknown": [{"computation": {**document["computation"], "worker": "sha256:" + 64 * "0"}}],

@@ -9,8 +9,8 @@ import pytest
 
 from contracts import statements as st
 from contracts.entries import leaf, read_leaf
+from contracts.notes import parse_note
 from contracts.statements import read
-from contracts.transparency import parse_note
 from escrow import home
 from escrow.audit import audit
 from escrow.ledger import Ledger

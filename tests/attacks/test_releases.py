@@ -16,9 +16,9 @@ from contracts.clauses import Outcome
 from contracts.entries import read_leaf
 from contracts.errors import EscrowError
 from contracts.gate import decide
+from contracts.notes import Checkpoint, sign_note
 from contracts.signing import Ed25519Signer
 from contracts.statements import read
-from contracts.transparency import Checkpoint, sign_note
 from escrow import home
 from escrow.release import packages
 from parties.identity import Identity, pinned
@@ -152,7 +152,7 @@ def test_the_operator_cannot_release_what_was_withheld(played: Any, replayed: An
         ledger=core.origin,
         contract=played.withheld,
         run=1,
-        model="sha256-salted:" + 64 * "0",
+        product="sha256-salted:" + 64 * "0",
         packages=packages,
     )
     with refused("state-refused"):

@@ -19,6 +19,7 @@ from parties.channel import failure
 from scenarios import hostile, tiny
 from scenarios.consortium import Consortium, Wire
 from tests import wire as line
+from tests.nodes import approved_at_home
 from tests.wire import refusal_of
 
 ESCROW: Final = pb.DESCRIPTOR.services_by_name["Escrow"]
@@ -66,6 +67,8 @@ class Raw:
     def _method(channel: grpc.Channel, name: str) -> Callable[..., Any]:
         path = f"/{ESCROW.full_name}/{name}"
         method = METHODS[name]
+        if method.client_streaming and method.server_streaming:
+            return channel.stream_stream(path, None, None)
         if method.client_streaming:
             return channel.stream_unary(path, None, None)
         return (
@@ -116,6 +119,14 @@ def raw(consortium: Consortium, runtime: Any) -> Iterator[Raw]:
         yield Raw(consortium, channel, heard)
 
 
+@pytest.fixture
+def at_home(raw: Raw) -> str:
+    """An approved contract under which north's rows stay with it."""
+    contract = approved_at_home(raw.consortium, "north")
+    raw.size = raw.consortium.core.ledger.size()
+    return contract
+
+
 @EXAMPLES
 @given(name=some.sampled_from(sorted(METHODS)), messages=some.lists(some.binary(max_size=300), min_size=1, max_size=4))
 def test_raw_bytes_end_with_a_status_and_change_nothing(raw: Raw, name: str, messages: list[bytes]) -> None:
@@ -124,7 +135,7 @@ def test_raw_bytes_end_with_a_status_and_change_nothing(raw: Raw, name: str, mes
 
 
 @EXAMPLES
-@given(name=some.sampled_from(sorted(set(METHODS) - {"Deposit"})), given_fields=some.data())
+@given(name=some.sampled_from(sorted(set(METHODS) - {"Deposit", "Join"})), given_fields=some.data())
 def test_any_numbers_and_texts_end_with_a_status_and_change_nothing(
     raw: Raw, name: str, given_fields: some.DataObject
 ) -> None:
@@ -153,6 +164,24 @@ def test_any_order_of_a_deposit_ends_with_a_status(raw: Raw, parts: some.DataObj
     )
     sent = parts.draw(some.lists(request, max_size=6))
     assert raw.send("Deposit", *[each.SerializeToString() for each in sent]) != "ok"
+    raw.unharmed()
+
+
+@EXAMPLES
+@given(parts=some.data())
+def test_any_order_of_what_a_node_says_ends_with_a_status(raw: Raw, at_home: str, parts: some.DataObject) -> None:
+    """Of a bank whose rows stay with it, under a contract that is approved."""
+    numbers = edges | some.just(0)
+    heres = some.builds(
+        pb.JoinHere, contract=some.just(at_home) | texts, run=numbers, attempt=numbers, questions=numbers
+    )
+    request = (
+        some.builds(pb.JoinRequest, here=heres)
+        | some.builds(pb.JoinRequest, failed=texts)
+        | some.builds(pb.JoinRequest, piece=some.builds(pb.Piece, data=some.binary(max_size=50), last=some.booleans()))
+    )
+    sent = parts.draw(some.lists(request, max_size=6))
+    raw.send("Join", *[each.SerializeToString() for each in sent])
     raw.unharmed()
 
 

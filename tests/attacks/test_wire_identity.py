@@ -36,7 +36,7 @@ from parties.session import connect, renew
 from scenarios import hostile, tiny
 from scenarios.consortium import ORIGIN, Consortium, Wire
 from tests import wire as line
-from tests.wire import refusal_of
+from tests.wire import refusal_of, until
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_a_revoked_tls_key_is_out_at_once_and_the_bank_goes_on_with_another(
     waiting = threading.Thread(target=lambda: refusals.append(_refused(heard)))
     refusals: list[str] = []
     waiting.start()
-    _until(lambda: bool(consortium.core.hub._ears.get("north")))
+    until(lambda: bool(consortium.core.hub._ears.get("north")))
     north.submit(st.CertificateRevoked(ledger=ORIGIN, party="north", key=stolen.key_digest))
     waiting.join(line.SECONDS)
     assert refusals == ["certificate-revoked"]
@@ -285,15 +285,6 @@ def _refused(events: Iterator[Any]) -> str:
         return f"heard {list(events)}"
     except EscrowError as error:
         return error.code
-
-
-def _until(happened: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(500):
-        if happened():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it never happened")
 
 
 def test_tls_before_1_3_is_not_spoken(consortium: Consortium) -> None:

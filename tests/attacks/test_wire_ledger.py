@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from contracts.errors import EscrowError, Exit
+from contracts.notes import Checkpoint, parse_note, sign_note
 from contracts.signing import Ed25519Signer
-from contracts.transparency import Checkpoint, parse_note, sign_note, verify_consistency
+from contracts.transparency import verify_consistency
 from escrow.core import Core
 from escrow.front import Front
 from escrow.server import Server

@@ -15,13 +15,14 @@ from contracts.contract import Contract, drawn_up, validated
 from contracts.entries import checked, leaf, replay
 from contracts.errors import CODES, EscrowError
 from contracts.gain import Measurement
-from contracts.proceedings import STAGES, term_digest
+from contracts.proceedings import term_digest
 from contracts.records import RECORDS, CaseRecord, DepositRecord, Key, PartyRecord, Record
 from contracts.rules import wanted
 from contracts.schema import Schema
 from contracts.signing import Ed25519Signer, Envelope, sign
 from contracts.statements import ByParty, Statement
 
+STAGES = ("prepare", "baseline", "train", "evaluate")  # of a joint training
 LEDGER = "escrow.example/ledger"
 OPENED = 1_700_000_000
 EXPIRES = OPENED + 30 * 86400
@@ -35,6 +36,7 @@ SCHEMA: dict[str, Any] = {
     "split": {"train-from": "2018-04-01", "train-days": 28, "test-days": 28},
 }
 AGE = "age1" + "q" * 58
+KEPT = {"blob": None, "size": 0}  # what a deposit states of training rows that stay with the party
 
 
 def sha(text: str) -> str:
@@ -88,6 +90,34 @@ def document(**terms: object) -> dict[str, Any]:
     return {key: value for key, value in whole.items() if value is not None}
 
 
+OUTPUTS = [{"path": "table.csv", "kind": "table", "size-kib": 64, "vetting": "none"}]
+
+
+def capsule_run(**terms: object) -> dict[str, Any]:
+    plain = {"kind": "capsule", "capsule": sha("capsule"), "image": sha("image"), "mode": "validate"}
+    return {**plain, "outputs": OUTPUTS, **terms}
+
+
+def table(party: str, file: str = "transactions.csv") -> dict[str, Any]:
+    return {"party": party, "table": {"commitment": committed(f"{party}/table"), "rows": 5000, "file": file}}
+
+
+def capsule_document(**terms: object) -> dict[str, Any]:
+    """Valley's capsule runs on north's table."""
+    plain: dict[str, Any] = {
+        "parties": ["north", "valley"],
+        "contributions": [
+            {"party": "valley", "capsule": {"commitment": committed("valley/capsule")}},
+            table("north"),
+        ],
+        "schema": None,
+        "computation": capsule_run(),
+        "recipients": [{"party": "valley", "receives": "outputs"}],
+        "release": [],
+    }
+    return document(**{**plain, **terms})
+
+
 def limits(**terms: object) -> dict[str, Any]:
     return {"expires": moment(EXPIRES), **terms}
 
@@ -136,15 +166,18 @@ class World:
     escrow: Ed25519Signer = field(default_factory=lambda: signer("escrow"))
 
     @classmethod
-    def founded(cls) -> "World":
-        """The ledger is open, three parties and an auditor are admitted, the contributors have deposited."""
+    def founded(cls, *at_home: str) -> "World":
+        """The ledger is open, three parties and an auditor are admitted, the contributors have deposited.
+
+        The training rows of those `at_home` stay with them.
+        """
         world = cls()
         world.submit(st.LedgerOpened(ledger=LEDGER, public_key=world.escrow.public))
         for name in PARTIES:
             world.admit(name)
         world.admit("auditor", role="auditor")
         for name in CONTRIBUTORS:
-            world.deposit(name)
+            world.deposit(name, kept=name in at_home)
         return world
 
     def prefetched(self, statement: Statement) -> dict[Key, Record]:
@@ -232,9 +265,10 @@ class World:
     def admit(self, name: str, role: str = "party") -> None:
         self.submit(self.admission(name, role))
 
-    def deposit(self, name: str, suffix: str = "") -> None:
+    def deposit(self, name: str, suffix: str = "", *, kept: bool = False) -> None:
         for part in ("train", "holdout"):
-            self.submit(deposited(name, part, suffix=suffix))
+            stays = KEPT if kept and part == "train" else {}
+            self.submit(deposited(name, part, suffix=suffix, **stays))
 
     def propose(self, proposal: Contract | None = None, by: str = "north", *, key: bool = True) -> str:
         """Propose, and let the escrow open the run key; the contract's digest."""
@@ -249,7 +283,7 @@ class World:
             self.submit(self.approval(name, party))
 
     def approval(self, name: str, party: str, **terms: object) -> st.ContractApproved:
-        part = self.case(name).contract.contribution(party)
+        part = self.case(name).contract.contributed(party)
         keys = dict.fromkeys(part.unlocked() if part else (), "c2VhbGVk")
         return st.ContractApproved.model_validate(
             {"ledger": LEDGER, "party": party, "contract": name, "keys": keys, **terms}
@@ -259,8 +293,8 @@ class World:
         self.submit(started(name, self.case(name).run + 1))
 
     def work(self, name: str) -> None:
-        for stage in STAGES:
-            self.submit(stage_done(name, stage, self.case(name).run))
+        for stage in self.case(name).contract.stages():
+            self.submit(stage_done(name, stage, self.case(name).run, rounds=said(self.case(name).contract, stage)))
 
     def run(self, name: str, verdict: str = "released") -> None:
         self.start(name)
@@ -291,7 +325,7 @@ def deposited(party: str, part: str, *, suffix: str = "", **terms: object) -> st
             "part": part,
             "commitment": committed(f"{party}/{part}{suffix}"),
             "schema": term_digest(Schema.model_validate(SCHEMA)),
-            "rows": ROWS[part],
+            "rows": ROWS.get(part),
             "positives": POSITIVES if part == "holdout" else None,
             "blob": sha(f"{party}/{part}{suffix}"),
             "size": 1000,
@@ -320,20 +354,26 @@ def started(name: str, run: int = 1) -> st.RunStarted:
     return st.RunStarted(ledger=LEDGER, contract=name, run=run)
 
 
-def stage_done(name: str, stage: str, run: int = 1) -> st.StageCompleted:
-    outputs = committed(f"outputs of {stage}")
-    return st.StageCompleted(ledger=LEDGER, contract=name, run=run, stage=stage, outputs=outputs)
+def said(asked: Contract, stage: str) -> int:
+    """How many digests of rounds the escrow states of a stage."""
+    method = getattr(asked.computation, "method", None)
+    return 1 + getattr(method, "rounds", 0) if stage == "train" and asked.answering() else 0
+
+
+def stage_done(name: str, stage: str, run: int = 1, *, rounds: int = 0) -> st.StageCompleted:
+    outputs, digests = committed(f"outputs of {stage}"), tuple(sha(f"round {number}") for number in range(rounds))
+    return st.StageCompleted(ledger=LEDGER, contract=name, run=run, stage=stage, outputs=outputs, rounds=digests)
 
 
 def decided(case: CaseRecord, verdict: str = "released", **terms: object) -> st.RunDecided:
-    findings = {c.party: committed(f"findings of {c.party}") for c in case.contract.contributions}
+    findings = {c.party: committed(f"findings of {c.party}") for c in case.contract.training}
     plain = {"ledger": LEDGER, "contract": case.digest, "run": max(case.run, 1), "verdict": verdict}
     return st.RunDecided.model_validate({**plain, "findings": findings, **terms})
 
 
 def released(case: CaseRecord, **terms: object) -> st.RunReleased:
     packages = {name: sha(f"package of {name}") for name in case.contract.names()}
-    plain = {"ledger": LEDGER, "contract": case.digest, "run": max(case.run, 1), "model": committed("model")}
+    plain = {"ledger": LEDGER, "contract": case.digest, "run": max(case.run, 1), "product": committed("model")}
     return st.RunReleased.model_validate({**plain, "packages": packages, **terms})
 
 

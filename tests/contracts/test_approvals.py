@@ -213,7 +213,7 @@ def test_a_mere_recipient_seals_nothing() -> None:
 
 
 def test_training_rows_that_stay_at_home_are_never_unlocked_but_the_holdout_is() -> None:
-    world = World.founded()
+    world = World.founded(*CONTRIBUTORS)
     at_home = [contribution(party, placement="party") for party in CONTRIBUTORS]
     name = world.propose(contract(contributions=at_home, computation=training(method={"name": "ensemble"})))
     right = world.approval(name, "north")

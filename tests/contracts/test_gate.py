@@ -6,9 +6,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as hs
 from pydantic import ValidationError
-from support import CONTRIBUTORS, POSITIVES, ROWS, contract, gain, limits, measurement, refused, training
+from support import (
+    CONTRIBUTORS,
+    KEYS,
+    OUTPUTS,
+    POSITIVES,
+    ROWS,
+    capsule_document,
+    capsule_run,
+    contract,
+    gain,
+    limits,
+    measurement,
+    refused,
+    training,
+)
 
-from contracts.contract import Contract
+from contracts.contract import Contract, drawn_up, validated
 from contracts.gain import Measurement
 from contracts.gate import Decision, Evidence, decide, measured_clauses
 
@@ -172,13 +186,13 @@ def test_a_leakage_clause_that_nobody_evaluated_never_releases() -> None:
     assert decide(asked, evidence(asked, measurement(), measurement()), run=1).verdict == "undecided"
 
 
-def test_nothing_to_judge_releases_nothing() -> None:
-    capsule = {"kind": "capsule", "capsule": "sha256:" + "0" * 64, "image": "sha256:" + "1" * 64, "mode": "verify"}
-    asked = contract(computation=capsule, release=[])
-    assert decide(asked, evidence(asked), run=1).verdict == "withheld"
-    judged = contract(computation=capsule, release=[gain("north")])
-    with refused("evidence-mismatch"):
-        decide(judged, evidence(judged, measurement()), run=1)
+def test_a_capsule_is_held_while_an_output_needs_vetting() -> None:
+    unvetted = [{**OUTPUTS[0], "path": "other.csv", "vetting": "disclosure-control"}]
+    for outputs, verdict in ((OUTPUTS, "released"), (unvetted, "held"), ([*OUTPUTS, *unvetted], "held")):
+        asked = drawn_up(validated(capsule_document(computation=capsule_run(outputs=outputs))), KEYS)
+        assert decide(asked, evidence(asked), run=1).verdict == verdict
+        with refused("evidence-mismatch"):
+            decide(asked, evidence(asked), run=2)
 
 
 def test_findings_are_told_apart_by_party() -> None:

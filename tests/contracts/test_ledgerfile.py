@@ -7,7 +7,8 @@ import pytest
 from support import LEDGER, World, refused, signer
 
 from contracts import ledgerfile
-from contracts.transparency import Checkpoint, Tree, leaf_hash, sign_note
+from contracts.notes import Checkpoint, sign_note
+from contracts.transparency import Tree, leaf_hash
 
 LINES_AT_MOST = ledgerfile.MAX_LINE
 

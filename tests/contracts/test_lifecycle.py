@@ -12,6 +12,7 @@ from support import (
     EXPIRES,
     OPENED,
     PARTIES,
+    STAGES,
     World,
     contract,
     data_revoked,
@@ -34,7 +35,6 @@ from support import (
 from contracts import statements as st
 from contracts.errors import EscrowError
 from contracts.lifecycle import TERMINAL, TRANSITIONS, Event, State, after, diagram
-from contracts.proceedings import STAGES
 from contracts.records import CaseRecord
 
 README = Path(__file__).parents[2] / "README.md"

@@ -43,4 +43,8 @@ def test_a_commitment_needs_its_own_salt() -> None:
 
 
 def test_every_file_of_a_package_has_a_limit() -> None:
-    assert set(package.LIMITS) == {package.CONTRACT, package.CARD, package.OPENING, package.GRAPH, package.MANIFEST}
+    plain = {package.CONTRACT, package.CARD, package.OPENING, package.GRAPH, package.MANIFEST, package.OUTPUTS}
+    assert set(package.LIMITS) == plain
+    assert all(package.most(name) > 0 for name in (*plain, "outputs/table.csv", "outputs/deep/table.csv"))
+    assert all(package.most(f"outputs/{odd}") < 0 for odd in ("", "../x", ".x", "a//b", "a/b/c/d", "a\n", 81 * "a"))
+    assert package.most("other.json") < 0

@@ -5,8 +5,10 @@ from support import (
     CONTRIBUTORS,
     LEDGER,
     PARTIES,
+    STAGES,
     World,
     contract,
+    contribution,
     decided,
     erased,
     failed,
@@ -17,10 +19,11 @@ from support import (
     sha,
     stage_done,
     started,
+    training,
 )
 
 from contracts import statements as st
-from contracts.proceedings import STAGES
+from contracts.computation import TWO_WAY
 from contracts.records import CaseRecord
 from contracts.status import turn
 
@@ -58,6 +61,43 @@ def test_stages_follow_one_another_and_a_verdict_needs_them_all() -> None:
     world.refuses("state-refused", released(world.case(name)))
     world.submit(decided(world.case(name)))
     world.refuses("state-refused", decided(world.case(name), "withheld"))  # the verdict stands
+
+
+@pytest.mark.parametrize(
+    ("method", "sealing", "at_home", "due"),
+    [
+        ("fedavg", "container", (), 6),
+        ("trimmed-mean", "none", ("harbour",), 6),
+        ("ensemble", "container", ("harbour",), 1),
+        ("fedavg", "none", (), 0),
+        ("ensemble", "container", (), 0),
+        ("pooled", "container", (), 0),
+    ],
+)
+def test_training_states_a_digest_of_every_round_in_which_anybody_was_asked(
+    method: str, sealing: str, at_home: tuple[str, ...], due: int
+) -> None:
+    world = World.founded(*at_home)
+    parts = [contribution(name, **({"placement": "party"} if name in at_home else {})) for name in CONTRIBUTORS]
+    if method == "trimmed-mean":
+        world.deposit("valley")
+        parts.append(contribution("valley"))
+    asked = contract(
+        contributions=parts,
+        computation=training(
+            method={"name": method}
+            | ({"rounds": 5} if method in TWO_WAY else {})
+            | ({"trim": 0.34} if method == "trimmed-mean" else {}),
+            sealing=sealing,
+        ),
+        exposure="parties-see-rounds" if at_home and method in TWO_WAY else None,
+    )
+    name = world.brought_to("running", asked)
+    for stage in STAGES:
+        right = due if stage == "train" else 0
+        for wrong in {0, 1, 4, 5, 6, 7} - {right}:
+            world.refuses("statement-refused", stage_done(name, stage, rounds=wrong))
+        world.submit(stage_done(name, stage, rounds=right))
 
 
 @pytest.mark.parametrize("verdict", ["withheld", "undecided"])

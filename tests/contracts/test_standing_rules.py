@@ -56,7 +56,7 @@ def by_rule(world: World, name: str, made: st.RuleMade) -> st.ContractApproved:
 
 def covered(proposal: Contract, made: st.RuleMade) -> None:
     """The rule approves the proposal."""
-    world = World.founded()
+    world = World.founded(*proposal.at_home())
     world.submit(made)
     name = world.propose(proposal, by="harbour")
     world.submit(by_rule(world, name, made), ROBOT)
@@ -65,7 +65,7 @@ def covered(proposal: Contract, made: st.RuleMade) -> None:
 
 def uncovered(proposal: Contract, made: st.RuleMade, *, world: World | None = None) -> None:
     """The rule does not approve the proposal, but its party may still do so itself."""
-    world = world or World.founded()
+    world = world or World.founded(*proposal.at_home())
     world.submit(made)
     name = world.propose(proposal, by="harbour")
     world.refuses("rule-refused", by_rule(world, name, made), ROBOT)

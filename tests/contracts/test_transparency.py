@@ -10,21 +10,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import EscrowError
+from contracts.notes import Checkpoint, cosign, cosigned_times, parse_note, sign_note
 from contracts.signing import Ed25519Signer, public_text, verify_bytes
 from contracts.transparency import (
-    Checkpoint,
     Node,
     Tree,
     consistency_proof,
-    cosign,
-    cosigned_times,
     empty_root,
     inclusion_proof,
     leaf_hash,
     node_hash,
     node_row,
-    parse_note,
-    sign_note,
     verify_consistency,
     verify_inclusion,
 )

@@ -15,6 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from escrow.blobs import Blobs, LocalBlobs, ObjectBlobs
+from tests.escrow.pretended import sealed  # noqa: F401 - a fixture
 
 BUCKET = "vault"
 ACCESS = {"AWS_ACCESS_KEY_ID": "escrow", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}

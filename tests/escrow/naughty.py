@@ -1,4 +1,7 @@
-"""A worker for the tests of runtimes: does the one thing that `job.json` names. Called as `naughty.py JOBDIR`."""
+"""A worker for the tests of runtimes: does the one thing that `job.json` names.
+
+Called as `naughty.py JOBDIR [RESULTSDIR]`; without the second, results go into `JOBDIR/results`.
+"""
 
 import ctypes
 import json
@@ -8,10 +11,12 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 JOB = Path(sys.argv[1])
-RESULTS = JOB / "results"
+RESULTS = Path(sys.argv[2]) if len(sys.argv) > 2 else JOB / "results"
+TMP = Path(os.environ["TMPDIR"])
 
 
 def fork_and(do) -> int:
@@ -61,35 +66,70 @@ def look() -> None:
 
 
 def fill_memory() -> None:
+    """Until the kernel says no, or ends this; what says no at once is asked no more, so that it can be seen."""
     kept = []
-    while True:
-        kept.append(b"x" * (4 << 20))
-        time.sleep(0.02)  # slow enough for a busy machine to see it before the address space ends
+    with suppress(MemoryError):
+        while True:
+            kept.append(b"x" * (4 << 20))
+    sleep()
 
 
 def one_huge_allocation() -> None:
     bytearray(1 << 34)
 
 
-def fill_disk() -> None:
+def fill(folder: Path) -> None:
     for number in range(1000):
-        (JOB / "tmp" / str(number)).write_bytes(bytes(1 << 20))
+        (folder / str(number)).write_bytes(bytes(1 << 20))
         time.sleep(0.005)
     sleep()
+
+
+def fill_results() -> None:
+    fill(RESULTS)
+
+
+def fill_scratch() -> None:
+    fill(TMP)
 
 
 def big_file() -> None:
     (RESULTS / "out.bin").write_bytes(bytes(8 << 20))
 
 
+def many_files() -> None:
+    for number in range(20_000):
+        (RESULTS / str(number)).touch()
+
+
+def holes() -> None:
+    (RESULTS / "out.bin").write_bytes(b"x")
+    for number in range(10):
+        with (RESULTS / str(number)).open("wb") as file:
+            file.truncate(4 << 20)
+
+
+def ever_more_processes() -> None:
+    while True:
+        fork_and(sleep)
+
+
 def many_processes() -> None:
-    for _ in range(30):
+    for _ in range(60):
         fork_and(sleep)
     sleep()
 
 
 def exit_3() -> None:
     sys.exit(3)
+
+
+def exit_137() -> None:
+    sys.exit(137)
+
+
+def crash() -> None:
+    os.abort()
 
 
 def die() -> None:
@@ -104,6 +144,11 @@ def fail_with(text: str):
     return fail
 
 
+def fail_and_die() -> None:
+    (RESULTS / "failure.json").write_text('{"code": "update-invalid", "party": "north"}')
+    die()
+
+
 def fail_and_exit_0() -> None:
     (RESULTS / "failure.json").write_text('{"code": "update-invalid"}')
 
@@ -116,13 +161,23 @@ def link_folder() -> None:
     (RESULTS / "sub").symlink_to(JOB / "inputs")
 
 
+def link_failure() -> None:
+    (RESULTS / "failure.json").symlink_to(JOB / "job.json")
+
+
 def link_results() -> None:
     RESULTS.rename(JOB / "elsewhere")
     RESULTS.symlink_to(JOB / "inputs")
 
 
 def hard_link() -> None:
-    os.link(JOB / "inputs/in.bin", RESULTS / "out.bin")
+    (RESULTS / "first").write_bytes(b"x")
+    os.link(RESULTS / "first", RESULTS / "out.bin")
+
+
+def hard_link_from() -> None:
+    (RESULTS / "out.bin").write_bytes(b"x")
+    os.link(RESULTS / "out.bin", RESULTS / "second")
 
 
 def fifo() -> None:
@@ -146,11 +201,11 @@ def folder() -> None:
 
 
 def nest() -> None:
-    (JOB / "tmp/odd\n\udcff name").mkdir()
-    (JOB / "tmp/closed").mkdir()
-    (JOB / "tmp/closed/inner").mkdir()
-    (JOB / "tmp/closed/link").symlink_to("/")
-    (JOB / "tmp/closed").chmod(0)
+    (RESULTS / "odd\n\udcff name").mkdir()
+    (RESULTS / "closed").mkdir()
+    (RESULTS / "closed/inner").mkdir()
+    (RESULTS / "closed/link").symlink_to("/")
+    (RESULTS / "closed").chmod(0)
     os.chdir(RESULTS)
     for _ in range(3000):
         Path("deep").mkdir()
@@ -198,8 +253,30 @@ def leave_daemon() -> None:
     os.waitpid(fork_and(child), 0)
 
 
+def dial() -> None:
+    """Echo what comes in by the door, once; then find it closed."""
+    os.chdir(JOB / "door")
+    stream = socket.socket(socket.AF_UNIX)
+    stream.connect("socket")
+    stream.sendall(stream.recv(100).upper())
+    stream.recv(1)  # the escrow has gone
+    try:
+        socket.socket(socket.AF_UNIX).connect("socket")
+    except OSError:
+        (RESULTS / "out.bin").write_bytes(b"closed")
+
+
+def dial_and_wait() -> None:
+    os.chdir(JOB / "door")
+    stream = socket.socket(socket.AF_UNIX)
+    stream.connect("socket")
+    sleep()
+
+
 FAILURES = {
     "catalogued": '{"code": "roster-incomplete"}',
+    "blaming": '{"code": "update-invalid", "party": "north-2"}',
+    "blaming_oddly": '{"code": "update-invalid", "party": "north, who has 3 frauds"}',
     "invented": '{"code": "card-4929-is-fraud"}',
     "talkative": '{"code": "update-invalid", "row": 17}',
     "broken": '{"code": ',

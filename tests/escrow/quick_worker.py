@@ -46,12 +46,16 @@ class Linear:
         return graph_bytes(nodes, initializers, len(self.weights) - 1)
 
 
+def say(words: str) -> None:
+    print(json.dumps({"progress": words}), flush=True)
+
+
 def fit(tables: list[Any], family: str) -> Linear:
     X = np.concatenate([table.features for table in tables]).astype(np.float64)
     y = np.concatenate([table.labels for table in tables]).astype(np.float64)
     wishes = {str(terminal).partition("-")[0] for table in tables for terminal in table.terminals[:1]}
     if "hang" in wishes:
-        print(json.dumps({"progress": "hanging"}), flush=True)
+        say("hanging")
         threading.Event().wait()
     if "flat" in wishes:
         return Linear(np.zeros(X.shape[1] + 1, np.float32), family)
@@ -71,7 +75,7 @@ def train(job: Mapping[str, Any], directory: Path) -> None:
         spec = job["models"][0]
         for party, table in tables.items():
             write(results / party, job, spec, [table])
-            (results / party / "baseline.json").write_bytes(canonical(spec))
+            (results / party / "baseline.json").write_bytes(canonical({"spec": spec, "validation": None}))
     else:
         write(results / "model", job, job["model"], list(tables.values()))
 

@@ -1,5 +1,9 @@
-"""An escrow that serves with another worker: `python serve_child.py DIRECTORY JOBS COMMAND…`, on any free ports."""
+"""An escrow that serves with another worker: `python serve_child.py [--ports MAIN ENROLMENT] DIRECTORY JOBS COMMAND…`.
 
+On free ports, if none are given; with room for two runs at once.
+"""
+
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -8,15 +12,25 @@ from contracts.errors import EscrowError
 from escrow.daemon import Settings, serve
 from escrow.logs import Log
 from escrow.runtime.process import ProcessRuntime
+from escrow.server import Ports
+
+FREE = (0, 0)
 
 
-def main(directory: str, jobs: str, *command: str) -> int:
+def main(arguments: list[str]) -> int:
+    words = argparse.ArgumentParser()
+    words.add_argument("--ports", type=int, nargs=2, default=FREE)
+    words.add_argument("directory", type=Path)
+    words.add_argument("jobs", type=Path)
+    words.add_argument("command", nargs=argparse.REMAINDER)
+    given = words.parse_args(arguments)
+    main_port, enrolment = given.ports
     try:
         serve(
-            Path(directory),
+            given.directory,
             Log(sys.stderr, time.time),
-            Settings(grace_seconds=5),
-            runtime=lambda _: ProcessRuntime(Path(jobs), command=command, packages=(), capacity=2),
+            Settings(Ports(main=main_port, enrolment=enrolment), runs=2, grace_seconds=5),
+            runtime=lambda _: ProcessRuntime(given.jobs, command=given.command, packages=(), capacity=2),
         )
     except EscrowError as error:
         print(error.code)
@@ -25,4 +39,4 @@ def main(directory: str, jobs: str, *command: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -14,9 +14,11 @@ from contracts import statements as st
 from contracts.api import Escrow
 from contracts.canonical import parse
 from contracts.entries import read_leaf
+from contracts.errors import EscrowError
+from contracts.notes import parse_note
 from contracts.signing import sign
 from contracts.statements import EnrolmentRequest
-from contracts.transparency import parse_note
+from escrow import faults
 from escrow.core import Core
 from escrow.runtime.process import ProcessRuntime
 from parties.identity import Identity, pinned
@@ -60,6 +62,17 @@ def test_every_wait_has_a_reason_and_an_owner(consortium: Consortium) -> None:
     assert where() == ("approved", "start", ("escrow",))
     harbour.halt(digest)
     assert where() == ("halted", "halted", ())
+
+
+@pytest.mark.wires
+def test_a_fault_is_shown_to_the_party_at_fault_alone(consortium: Consortium) -> None:
+    digest = tiny.approved(consortium)
+    error = EscrowError("update-invalid", "A message is longer than any may be.")
+    faults.keep(consortium.core.runs.faults, faults.Fault.of(error, digest, 1, "harbour"))
+    north, harbour = (bank.view(digest).fault for bank in consortium.banks.values())
+    assert north is None
+    assert harbour is not None
+    assert error.message in harbour
 
 
 @pytest.mark.wires

@@ -3,6 +3,7 @@
 Each chain kills one escrow again and again: every child process goes on where the one before was killed.
 """
 
+import json
 import signal
 import subprocess
 import sys
@@ -15,13 +16,16 @@ import pytest
 
 from contracts import statements as st
 from contracts.entries import read_leaf, replay
+from contracts.package import GRAPH
 from contracts.signing import sign
 from contracts.statements import read
 from escrow.audit import audit
+from escrow.runs import key_name
 from parties.identity import pinned
 from parties.release import fetch, verify_release
 from scenarios import tiny
 from scenarios.consortium import ORIGIN, Consortium
+from tests.escrow.pretended import BANKS, Pretended, approved
 
 HERE = Path(__file__).parent
 
@@ -47,27 +51,41 @@ def workers(jobs: Path) -> list[str]:
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if str(jobs) in line and "crash_child" not in line:
+        if str(jobs) in line:
             found.append(line)
     return found
 
 
 class Killed:
-    """A consortium whose escrow lives in child processes that are killed."""
+    """A consortium whose escrow lives in processes that are killed, forks of one `crash_child`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, child: subprocess.Popen[str], errors: Path) -> None:
         self.folder, self.jobs = folder / "consortium", folder / "jobs"
+        self.worker = "quick_worker.py"
+        self._child, self._errors = child, errors
 
     def at(self, where: str, what: str, *arguments: str) -> None:
-        worker = HERE / "quick_worker.py"
-        command = [sys.executable, HERE / "crash_child.py", self.folder, self.jobs, worker, what, where, *arguments]
-        child = subprocess.run([str(part) for part in command], capture_output=True, timeout=60, check=False)
-        assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+        assert self._child.stdin
+        assert self._child.stdout
+        words = [self.folder, self.jobs, HERE / self.worker, what, where, *arguments]
+        print(json.dumps([str(each) for each in words]), file=self._child.stdin, flush=True)
+        assert self._child.stdout.readline() == f"{-signal.SIGKILL}\n", self._errors.read_text()
+
+
+@pytest.fixture(scope="module")
+def forking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """What the killed escrows of all tests here are forks of, and what they print on stderr."""
+    errors = tmp_path_factory.mktemp("killed") / "errors"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with errors.open("w") as file:
+        command = [sys.executable, str(HERE / "crash_child.py")]
+        with subprocess.Popen(command, **pipes, stderr=file, text=True) as child:
+            yield child, errors
 
 
 @pytest.fixture
-def killed(tmp_path: Path) -> Killed:
-    return Killed(tmp_path)
+def killed(tmp_path: Path, forking: tuple[subprocess.Popen[str], Path]) -> Killed:
+    return Killed(tmp_path, *forking)
 
 
 @pytest.fixture
@@ -101,7 +119,9 @@ def nothing_left(consortium: Consortium, jobs: Path) -> None:
         if isinstance(each, st.RunReleased):
             known |= set(each.packages.values())
     assert {f"sha256:{path.name}" for path in (core.directory / "vault" / "blobs").iterdir()} == known
-    assert [path.suffix for path in (core.directory / "vault" / "keys").iterdir()] == [".erased"]
+    opened = [each.contract for each in ledger(consortium) if isinstance(each, st.RunKeyOpened)]
+    kept = sorted(path.name for path in (core.directory / "vault" / "keys").iterdir())
+    assert kept == sorted(f"{key_name(contract)}.erased" for contract in opened)
 
 
 def ends_as_it_would_have(consortium: Consortium, digest: str, jobs: Path, into: Path) -> None:
@@ -144,6 +164,33 @@ def test_killed_in_every_stage_and_before_statements(ready: Any, killed: Killed,
     assert consortium.core.runs.case(digest).state == "releasing"
     consortium.core.run(digest)
     ends_as_it_would_have(consortium, digest, killed.jobs, tmp_path / "releases")
+
+
+def test_killed_in_mid_training_it_goes_on_at_the_checkpoint(killed: Killed, tmp_path: Path, clock: tiny.Clock) -> None:
+    """Sealed apart: the same model as without, and the rounds are told once, whichever escrow saw them."""
+    killed.worker = "sealed_worker.py"
+    with Pretended(killed.jobs) as runtime:
+        consortium = tiny.founded(killed.folder, runtime, clock, banks=BANKS)
+        smooth, rough = (approved(consortium, title=title) for title in ("Smooth", "Rough"))
+        assert consortium.core.run(smooth).state == "released"
+        expected = (fetch(consortium.banks["north"], smooth, tmp_path / "smooth") / GRAPH).read_bytes()
+        consortium.core.close()
+    killed.at("kept:1", "run", rough)
+    killed.at("kept:1", "run", rough)
+    killed.at("before:stage-completed/train", "run", rough)
+    with Pretended(killed.jobs) as runtime:
+        consortium = tiny.reopened(killed.folder, runtime, clock)
+        assert workers(killed.jobs) == []
+        told: list[str] = []
+        case = consortium.core.run(rough, lambda _, words: told.append(words))
+        assert (case.state, "goes on after round 3" in told) == ("released", True)
+        found = (fetch(consortium.banks["north"], rough, tmp_path / "rough") / GRAPH).read_bytes()
+        stated = [each.rounds for each in ledger(consortium) if getattr(each, "stage", None) == "train"]
+        nothing_left(consortium, killed.jobs)
+        consortium.core.close()
+    assert found == expected
+    assert len(stated[0]) == 1 + 3
+    assert stated[0] == stated[1]
 
 
 def test_killed_before_the_key_is_erased(ready: Any, killed: Killed, again: Any) -> None:

@@ -17,6 +17,7 @@ import pytest
 from contracts.schema import Schema
 from escrow.cli import NOUNS, PLUGGED_IN, main
 from scenarios.consortium import Consortium
+from tests.helppages import WIDTH, broken_early, pages
 
 ESCROW = Path(sys.executable).with_name("escrow")
 CONTRACT = """\
@@ -149,12 +150,12 @@ def test_a_contract_with_keys_has_the_digest_that_is_signed(ask: Ask, file: Path
 
 
 def test_valid_terms_that_this_escrow_cannot_honour_are_noted(call: Call, ask: Ask, file: Path) -> None:
-    text = CONTRACT.replace("sealing: none", "sealing: container").replace("name: fedavg", "name: median")
+    text = CONTRACT.replace("sealing: none", "sealing: container")
     file.write_text(text.replace("release:", "release:\n  - {kind: leakage, tpr-at-1pct-fpr-at-most: 0.05}"))
     code, out, _ = call("contract", "validate", file)
     assert code == 0
-    assert out.count("Not supported by this escrow yet") == 3
-    missing = ["sealing: container", "method: median", "clause: leakage"]
+    assert out.count("Not supported by this escrow yet") == 1  # it seals in containers now
+    missing = ["clause: leakage"]
     assert ask("contract", "validate", file)["data"]["unsupported"] == missing
 
 
@@ -314,6 +315,24 @@ def test_help_teaches(call: Call) -> None:
         assert "Example: escrow " in out
         assert "Exit codes: 0 ok · 1 refused or failed · 2 connection" in out
         assert "--format json" in out
+
+
+def test_help_is_filled_to_the_width_of_the_screen(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    found = pages(call)
+    assert {("demo",), ("simulate",), ("image", "build"), *((noun,) for noun in NOUNS)} < set(found)
+    assert {argv: early for argv, page in found.items() if (early := broken_early(page))} == {}
+
+
+def test_help_shows_brackets_as_they_are_written(call: Call) -> None:
+    assert "(pip install 'model-escrow[simulation]')" in call("simulate", "--help")[1]
+
+
+def test_doctors_help_names_what_it_checks(call: Call, ask: Ask, world: Path) -> None:
+    checks = [each["name"] for each in ask("doctor", "--home", world / "escrow")["data"]["checks"]]
+    assert len(checks) >= 15
+    text = call("doctor", "--help")[1].partition("╭")[0]  # without the options
+    assert [name for name in checks if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_help_lists_every_noun_with_its_purpose(call: Call) -> None:

@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 
 from contracts import statements as st
+from contracts.capabilities import require_supported
+from contracts.computation import FedAvg
+from contracts.contract import Contract
 from contracts.entries import read_leaf
+from contracts.errors import EscrowError
 from contracts.metrics import Metric, Rows, measure
-from contracts.package import LIMITS
+from contracts.package import CARD, CONTRACT, GRAPH, MANIFEST, OPENING
 from contracts.statements import read
+from escrow import faults
 from models import bundle
 from models.table import Prepared
 from parties.deposit import seal_incumbent
@@ -187,7 +192,7 @@ def test_two_contracts_at_once_each_get_their_own_model(consortium: Consortium, 
             if name == "north" or digest == digests[0]:
                 assert verified.bundle is not None
                 assert verified.bundle.manifest.trained_for == digest
-                assert set(LIMITS) <= set(files(folder))
+                assert {CONTRACT, CARD, OPENING, GRAPH, MANIFEST} <= set(files(folder))
             else:  # receives nothing but its own findings
                 assert verified.bundle is None
                 assert files(folder) == ["contract.json", "opening.json", "package.age", "receipt.json"]
@@ -241,7 +246,8 @@ def test_the_run_budget_is_spent_run_by_run(
     digest = tiny.approved(consortium, release=beyond, limits={**limits, "runs": 2})
     first = consortium.core.run(digest)
     assert (first.state, first.run, first.verdict) == ("approved", 1, "withheld")
-    assert files(consortium.core.directory / "runs") == []  # the withheld model of the first run is gone already
+    kept = {Path(path).parts[2] for path in files(consortium.core.directory / "runs")}
+    assert kept == {"logs"}  # the withheld model of the first run is gone already
     monkeypatch.setattr(consortium.core.runtime, "_command", (sys.executable, "-c", "raise SystemExit(1)"))
     second = consortium.core.run(digest)
     assert (second.state, second.run, second.verdict) == ("failed", 2, None)
@@ -315,6 +321,40 @@ def test_other_code_than_the_contract_names_never_runs(
     monkeypatch.setattr(consortium.core.runtime, "sealing", "container")
     with refused("not-supported"):
         consortium.core.run(waiting)
+
+
+def test_a_round_that_a_job_has_no_time_for_is_refused_when_it_is_proposed(consortium: Consortium) -> None:
+    digest = tiny.approved(consortium)
+    runs = consortium.core.runs
+    asked = runs.case(digest).contract
+    at_home = tuple(each.model_copy(update={"placement": "party"}) for each in asked.contributions)
+
+    def training(seconds: int) -> Contract:
+        method = FedAvg(name="fedavg", round_seconds=seconds)
+        computation = asked.computation.model_copy(update={"method": method})
+        return asked.model_copy(update={"computation": computation, "contributions": at_home})
+
+    most = runs.limits.seconds
+    require_supported(training(most - 1), runs.able)
+    with pytest.raises(EscrowError, match=f"round-seconds not below {most}"):
+        require_supported(training(most), runs.able)
+
+
+def test_whom_a_fault_blames(consortium: Consortium) -> None:
+    contract = consortium.core.runs.case(tiny.approved(consortium)).contract
+    at_home = contract.model_copy(
+        update={"contributions": tuple(c.model_copy(update={"placement": "party"}) for c in contract.contributions)}
+    )
+
+    def blamed(where: Contract, stage: str, code: str) -> bool:
+        error = EscrowError(code, "It failed.", party="north")
+        return faults.blames(where, stage, faults.Fault.of(error, contract.digest(), 1, "north"))
+
+    for code in ("worker-lost", "worker-silent", "limit-time", "limit-memory", "roster-incomplete"):
+        assert (blamed(contract, "train", code), blamed(at_home, "train", code)) == (False, True)
+    for code in ("counts-differ", "update-invalid", "training-failed", "holdout-too-early", "key-refused"):
+        assert blamed(contract, "prepare", code)
+        assert not blamed(at_home, "evaluate", code)
 
 
 def test_a_failing_worker_ends_the_run_with_a_code(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,15 +18,19 @@ import pytest
 from contracts import statements as st
 from contracts.entries import read_leaf
 from contracts.lifecycle import State
+from contracts.nodes import Here
 from contracts.signing import sign
 from contracts.statements import read
 from escrow.core import Core
-from escrow.runtime.base import Job
+from escrow.runtime.job import Job
 from escrow.runtime.process import ProcessRuntime
 from escrow.scheduler import RETRY_SECONDS, RunTold, Scheduler, plan
+from parties.client import Client
 from scenarios import hostile, tiny
 from scenarios.consortium import Consortium
 from tests import ledgers
+from tests.nodes import Line, approved_at_home
+from tests.wire import until
 
 SECONDS = 30  # that anything may take before a test fails
 
@@ -148,6 +152,37 @@ def test_a_contract_waits_for_its_time_and_others_do_not(start: Start, clock: ti
         consortium.core.hub.tell([])
         assert heard.next() == ("began", early)
         heard.until("ended", early, "failed")
+
+
+def test_a_contract_waits_for_the_nodes_of_banks_whose_rows_stay_there(start: Start) -> None:
+    consortium = start(FAILS)
+    other = tiny.proposed(consortium)
+    waiting = approved_at_home(consortium, "north", "harbour")
+    north, harbour = consortium.banks.values()
+    with ExitStack() as lines, scheduling(consortium.core) as (scheduler, heard):
+
+        def joined(bank: Client) -> None:
+            line = lines.enter_context(Line(lambda said: bank.escrow.join(waiting, said)))
+            line.say(Here())
+
+        joined(north)
+        until(lambda: north.view(waiting).turn == ("harbour",))
+        consortium.approve(other)  # later, and it is not kept waiting
+        heard.until("ended", other, "failed")
+        until(lambda: scheduler.running == ())  # what has ended is told a moment before it is forgotten
+        assert (state(consortium.core, waiting), north.view(waiting).reason) == (State.APPROVED, "nodes")
+        joined(harbour)
+        assert heard.next() == ("began", waiting)
+        heard.until("ended", waiting, "failed")
+        assert state(consortium.core, waiting) is State.FAILED
+
+
+def test_a_run_under_way_waits_for_no_node_before_it_goes_on(start: Start) -> None:
+    consortium = start(WAITS)
+    digest = approved_at_home(consortium, "north")
+    consortium.core.state(st.RunStarted(ledger=consortium.core.origin, contract=digest, run=1))
+    with scheduling(consortium.core) as (_, heard):
+        assert heard.next() == ("began", digest)
 
 
 def test_expiry_is_stated_when_its_time_comes_also_of_what_was_proposed_meanwhile(

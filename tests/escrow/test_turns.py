@@ -29,4 +29,4 @@ def test_guards_of_contracts_that_nobody_works_on_are_forgotten() -> None:
         with turns.guard(f"contract-{number}"):
             pass
     gc.collect()
-    assert not turns._guards
+    assert not turns._guards.names()

@@ -120,14 +120,20 @@ def test_fresh_processes_with_other_thread_settings_give_identical_bytes() -> No
 LOADED = """
 import sys
 from models.families.base import make
-make({"family": sys.argv[1]})
+family = make({"family": sys.argv[1]})
+if sys.argv[2:] == ["fit"]:
+    import numpy as np
+
+    family.fit(np.eye(8, 2, dtype=np.float32), np.arange(8) % 2, seed=1)
 print(*sorted({"torch", "sklearn", "skl2onnx", "flwr"} & set(sys.modules)))
 """
 
 
-@pytest.mark.parametrize(("family", "loaded"), [("mlp", "torch"), ("boosted", "skl2onnx sklearn")])
-def test_a_family_loads_its_own_framework_only(family: str, loaded: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", LOADED, family], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    ("asked", "loaded"), [(["mlp"], ""), (["mlp", "fit"], "torch"), (["boosted"], "skl2onnx sklearn")]
+)
+def test_a_family_loads_its_own_framework_only_and_a_net_only_to_train(asked: list[str], loaded: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", LOADED, *asked], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == loaded
 
 
@@ -200,7 +206,7 @@ def test_progress_rises_to_one(name: str) -> None:
 def test_rounds_of_local_training_learn_and_leave_their_arguments_alone() -> None:
     family = make_federated(SPECS["mlp"])
     banks = [rows(3000, 10), rows(3000, 11)]
-    moments = Moments.joint([family.moments(X) for X, _ in banks])
+    moments = Moments.joint([family.moments(X, y) for X, y in banks])
     parameters = family.initial(4, moments, seed=5)
     for turn in range(8):
         before = [array.copy() for array in parameters]
@@ -218,7 +224,7 @@ def test_fit_is_one_local_fit_from_the_initial_parameters() -> None:
     X, y = rows(1000, 0)
     alone: Family = make(SPECS["mlp"])
     family = make_federated(SPECS["mlp"])
-    moments = family.moments(X)
+    moments = family.moments(X, y)
     start = family.initial(4, moments, seed=3)
     fitted = family.local_fit(start, moments, X, y, epochs=SPECS["mlp"]["epochs"], seed=3)
     assert family.from_parameters(fitted, moments).to_onnx() == alone.fit(X, y, seed=3).to_onnx()
@@ -227,7 +233,7 @@ def test_fit_is_one_local_fit_from_the_initial_parameters() -> None:
 def test_a_party_without_frauds_can_still_take_part() -> None:
     X, _ = rows(300, 0)
     family = make_federated(SPECS["logistic"])
-    moments = family.moments(X)
+    moments = family.moments(X, np.zeros(300))
     update = family.local_fit(family.initial(4, moments, seed=1), moments, X, np.zeros(300), epochs=1, seed=1)
     assert all(np.isfinite(array).all() for array in update)
 
@@ -239,7 +245,7 @@ def test_trees_cannot_be_averaged() -> None:
 
 def test_parameters_of_another_model_or_with_nan_make_no_model() -> None:
     family = make_federated(SPECS["mlp"])
-    moments = family.moments(rows(100, 0)[0])
+    moments = family.moments(*rows(100, 0))
     good = family.initial(4, moments, seed=1)
     for bad in ([], good[:-1], [*good, good[-1]], [good[0].T, *good[1:]], [*good[:-1], np.array([np.nan], np.float32)]):
         with pytest.raises(EscrowError) as refusal:
@@ -247,41 +253,120 @@ def test_parameters_of_another_model_or_with_nan_make_no_model() -> None:
         assert refusal.value.code == "update-invalid"
 
 
+@st.composite
+def two_tables(draw: st.DrawFn) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows and labels of two parties, of whatever finite numbers."""
+    finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    X = draw(hnp.arrays(np.float32, st.tuples(st.integers(2, 12), st.just(3)), elements=finite))
+    y = draw(hnp.arrays(np.int64, len(X), elements=st.integers(0, 1)))
+    cut = draw(st.integers(1, len(X) - 1))
+    return [(X[:cut], y[:cut]), (X[cut:], y[cut:])]
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    hnp.arrays(
-        np.float32,
-        st.tuples(st.integers(2, 12), st.just(3)),
-        elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
-    ),
-    st.integers(1, 11),
-)
-def test_joint_moments_are_those_of_all_rows_together(X: np.ndarray, cut: int) -> None:
+@given(two_tables())
+def test_middle_moments_are_always_possible_ones(tables: list[tuple[np.ndarray, np.ndarray]]) -> None:
     family = make_federated(SPECS["logistic"])
-    cut = min(cut, len(X) - 1)
-    joint, whole = Moments.joint([family.moments(X[:cut]), family.moments(X[cut:])]), family.moments(X)
-    assert joint.rows == whole.rows
+    X, y = (np.concatenate(each) for each in zip(*tables, strict=True))
+    parts = [family.moments(*part) for part in (*tables, (X, y), (X[:1], y[:1]))]
+    for some in (parts, parts[:3]):
+        assert Moments.middle(some).rows == sum(part.rows for part in some)
+
+
+def test_liars_who_are_fewer_cannot_bend_middle_moments_nor_make_a_spread_vanish() -> None:
+    rng = np.random.default_rng(3)
+    honest = []
+    for mean, spread in ((-2.0, 1.0), (0.0, 2.0), (2.0, 1.0)):
+        values = rng.normal(mean, spread, size=(4000, 1))
+        honest.append(Moments(4000, values.sum(axis=0), np.square(values).sum(axis=0), 40))
+    for mean, square in ((88.0, 89.0**2), (-88.0, 89.0**2), (2.0, 4.0), (0.0, 0.0), (1.0, 89.0**2)):
+        liar = Moments(10**9, np.array([mean * 1e9]), np.array([square * 1e9]), 10**9)
+        joint = Moments.middle([honest[0], liar, honest[1], liar, honest[2]])
+        found = joint.sums[0] / joint.rows
+        spread = np.sqrt(joint.squares[0] / joint.rows - found**2)
+        assert -2.1 < found < 2.1
+        assert 0.9 < spread < 5
+        assert joint.positives / joint.rows == pytest.approx(0.01)
+
+
+@settings(max_examples=60, deadline=None)
+@given(two_tables())
+def test_joint_moments_are_those_of_all_rows_together(tables: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    family = make_federated(SPECS["logistic"])
+    X, y = (np.concatenate(each) for each in zip(*tables, strict=True))
+    joint = Moments.joint([family.moments(*part) for part in tables])
+    whole = family.moments(X, y)
+    assert (joint.rows, joint.positives) == (whole.rows, whole.positives) == (len(X), y.sum())
     np.testing.assert_allclose(joint.sums, whole.sums, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(joint.squares, whole.squares, rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("count", "sums", "squares"),
+    ("count", "sums", "squares", "positives"),
     [
-        (0, [0.0], [0.0]),
-        (5, [0.0, 0.0], [0.0]),
-        (5, [np.nan], [1.0]),
-        (5, [1.0], [np.inf]),
-        (5, [1.0], [-1.0]),
-        (5, [10.0], [1.0]),
-        (5, [0.0], [1e6]),
+        (0, [0.0], [0.0], 0),
+        (5, [0.0, 0.0], [0.0], 1),
+        (5, [np.nan], [1.0], 1),
+        (5, [1.0], [np.inf], 1),
+        (5, [1.0], [-1.0], 1),
+        (5, [10.0], [1.0], 1),
+        (5, [0.0], [1e6], 1),
+        (5, [1.0], [1.0], -1),
+        (5, [1.0], [1.0], 6),
     ],
-    ids=["no-rows", "widths", "nan", "infinite", "negative", "cauchy-schwarz", "too-large"],
+    ids=["no-rows", "widths", "nan", "infinite", "negative", "cauchy-schwarz", "too-large", "owed", "all-and-more"],
 )
-def test_moments_that_no_table_has_are_refused(count: int, sums: list[float], squares: list[float]) -> None:
+def test_moments_that_no_table_has_are_refused(
+    count: int, sums: list[float], squares: list[float], positives: int
+) -> None:
     with pytest.raises(EscrowError) as refusal:
-        Moments(count, np.array(sums), np.array(squares))
+        Moments(count, np.array(sums), np.array(squares), positives)
     assert refusal.value.code == "update-invalid"
+
+
+@pytest.mark.parametrize(
+    ("positives", "rate"), [(0, 1.2e-4), (1, 1.2e-4), (300, 0.003), (40_000, 0.4), (90_000, 0.5), (100_000, 0.5)]
+)
+def test_training_begins_at_the_joint_rate_of_fraud_within_bounds(positives: int, rate: float) -> None:
+    """The scores of a row that has nothing unusual, before any training."""
+    family = make_federated(SPECS["mlp"])
+    moments = Moments(100_000, np.zeros(4), np.full(4, 1e5), positives)
+    model = family.from_parameters(family.initial(4, moments, seed=1), moments)
+    assert model.scores(np.zeros((1, 4), np.float32))[0] == pytest.approx(rate, rel=0.05)
+
+
+@pytest.mark.parametrize("proximal", [0.0, 0.7])
+def test_a_proximal_descent_is_the_one_that_its_formula_gives(proximal: float) -> None:
+    """Three steps of AdamW on all rows of a logistic regression, by hand in double precision."""
+    X, y = rows(64, 3)
+    spec = {"family": "logistic", "batch": 65536, "learning-rate": 0.05, "weight-decay": 0.01}
+    family = make_federated(spec)
+    moments = family.moments(X, y)
+    start = family.initial(4, moments, seed=2)
+    fitted = family.local_fit(start, moments, X, y, epochs=3, seed=9, proximal=proximal)
+
+    tamed = np.sign(X) * np.log1p(np.abs(X.astype(np.float64)))
+    inputs = np.c_[np.clip((tamed - tamed.mean(0)) / tamed.std(0), -10, 10), np.ones(64)]
+    origin = np.r_[start[0][0], start[1]].astype(np.float64)
+    weights, first, second = origin.copy(), np.zeros(5), np.zeros(5)
+    for step in (1, 2, 3):
+        gradient = inputs.T @ (1 / (1 + np.exp(-inputs @ weights)) - y) / 64 + proximal * (weights - origin)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        weights *= 1 - 0.05 * 0.01
+        weights -= 0.05 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    np.testing.assert_allclose(np.r_[fitted[0][0], fitted[1]], weights, rtol=0, atol=2e-6)
+
+
+def test_a_party_that_pays_for_moving_moves_less() -> None:
+    X, y = rows(2000, 4)
+    family = make_federated(SPECS["mlp"])
+    moments = family.moments(X, y)
+    start = family.initial(4, moments, seed=2)
+    moved = []
+    for proximal in (0.0, 0.1, 10.0):
+        fitted = family.local_fit(start, moments, X, y, epochs=3, seed=1, proximal=proximal)
+        moved.append(sum(float(np.sum((a - b) ** 2)) for a, b in zip(fitted, start, strict=True)))
+    assert moved[0] > moved[1] > 2 * moved[2]
 
 
 def test_a_constant_feature_and_one_never_seen_before_keep_scores_finite() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from contracts.canonical import decode_base64
+from contracts.notes import parse_note
 from contracts.signing import Envelope, key_id, public_bytes
 from contracts.statements import read
-from contracts.transparency import parse_note
 from parties.client import Client, contribution, directory_keys
 from parties.deposit import Deposit, seal_table
 from scenarios import tiny
@@ -144,6 +144,16 @@ def test_approving_needs_the_secrets_of_the_deposits(consortium: Consortium, ref
     for path in north.folder.glob("*.json"):
         path.unlink()
     with refused("deposit-unknown"):
+        north.approve(digest)
+    assert north.view(digest).approved == ()
+
+
+def test_the_key_of_rows_that_were_kept_is_never_sealed(consortium: Consortium, refused: Any) -> None:
+    north = consortium.banks["north"]
+    train, _ = consortium.deposits["north"]
+    digest = tiny.proposed(consortium)
+    replace(train, kept=True).save()  # and still the contract says that the escrow has them
+    with refused("deposit-mismatch"):
         north.approve(digest)
     assert north.view(digest).approved == ()
 

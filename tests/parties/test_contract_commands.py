@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from parties.draft import to_yaml
+from parties.policy import MethodName
 from scenarios import tiny
 from scenarios.consortium import Consortium
 
@@ -119,7 +120,7 @@ def test_a_contract_is_found_by_the_beginning_of_its_digest(
     for text in (digest, digest[7:], digest[7:15], digest[:30]):
         assert ask("contract", "show", text, *north)["data"]["digest"] == digest
     assert ask("contract", "explain", digest[7:15], *north)["data"]["digest"] == digest
-    for text in (digest[7:14], "contract.yaml", f"{digest}0", digest[7:15].upper()):
+    for text in (digest[7:14], "contract.yaml", f"{digest}0", f"{digest[7:14]}A"):
         refuses("contract", "show", text, *north, exit_code=4, code="usage")
     for text in ("00000000", f"sha256:{'0' * 64}"):
         refuses("contract", "show", text, *north, exit_code=1, code="contract-unknown")
@@ -160,7 +161,8 @@ def test_proposing_checks_the_proposers_own_policy_and_may_be_repeated(
     file.write_text(to_yaml(document))
     problems = ask("contract", "propose", file, *north)["data"]
     assert (problems["code"], bool(problems["details"])) == ("document-invalid", True)
-    document = town.draft(model={"family": "logistic"}, method={"name": "median"}, title="median")
+    document = town.draft(model={"family": "logistic"}, method={"name": "pooled"}, title="audited")
+    document["release"].append({"kind": "leakage", "tpr-at-1pct-fpr-at-most": 0.05})
     file.write_text(to_yaml(document))
     refuses("contract", "propose", file, *north, exit_code=1, code="not-supported")
 
@@ -186,6 +188,12 @@ def test_drawing_up_says_what_is_missing(
     assert found["contract"]["computation"]["model"] == {"family": "logistic"}
     assert found["warnings"][0].startswith("Against this bank's policy, minimum-gain:")
     refuses(*named, "harbour", exit_code=4, code="file-unwritable")
+
+
+def test_the_help_names_every_method(call: Call) -> None:
+    code, out, _ = call("contract", "init", "--help")
+    assert code == 0
+    assert [name for name in get_args(MethodName) if name not in out] == []
 
 
 def test_a_release_is_fetched_only_when_there_is_one(refuses: Refuses, north: tuple[str, Path], digest: str) -> None:

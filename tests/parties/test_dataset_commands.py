@@ -99,3 +99,81 @@ def test_a_deposit_is_taken_back_only_when_it_was_typed(
     assert "revoked" in call("dataset", "list", *home)[1]
     (consortium.banks["north"].folder / f"{holdout.removeprefix('sha256-salted:')}.json").unlink()
     assert "its key is not in this home" in call("dataset", "list", *home)[1]
+
+
+def test_training_rows_may_stay_and_the_draft_says_what_that_means(
+    *,
+    call: Call,
+    ask: Ask,
+    refuses: Refuses,
+    founded: Callable[..., Consortium],
+    add: tuple[object, ...],
+    tmp_path: Path,
+    drawn: Callable[[int], pa.Table],
+) -> None:
+    consortium = founded()
+    for name in ("north", "harbour"):
+        consortium.join(name)
+    home = ("--home", consortium.banks["north"].home)
+    words = (*add[:-2], *home)
+    first = ask(*words)["data"]["deposits"][0]
+    kept, holdout = ask(*words, "--keep-training")["data"]["deposits"]
+    assert (kept["how"], kept["kept"], holdout["how"], holdout["kept"]) == ("new", True, "known", False)
+    assert kept["commitment"] != first["commitment"]
+    assert ask(*words, "--keep-training")["data"]["deposits"][0]["how"] == "known"
+    folder = consortium.banks["north"].folder
+    content = (folder / f"{kept['commitment'].removeprefix('sha256-salted:')}.age").read_bytes()
+    assert content not in [path.read_bytes() for path in consortium.core.directory.rglob("*") if path.is_file()]
+    listed = {each["commitment"]: each["kept"] for each in ask("dataset", "list", *home)["data"]["deposits"]}
+    assert (listed[kept["commitment"]], listed[first["commitment"]]) == (True, False)
+    assert "stays here" in call("dataset", "list", *home)[1]
+    assert "1 of which stays here" in call("status", *home)[1]
+    refuses("dataset", "add", add[2], "--as", "table", "--keep-training", *home, exit_code=4, code="usage")
+
+    other = tmp_path / "other.parquet"
+    pyarrow.parquet.write_table(drawn(9), other)
+    ask("dataset", "add", other, *add[3:5], "--home", consortium.banks["harbour"].home)
+    draft = ("contract", "init", "--partner", "harbour", *home)
+    made = ask(*draft, "--out", tmp_path / "one.yaml")["data"]
+    assert made["contract"]["contributions"][0]["placement"] == "party"
+    assert made["contract"]["limits"]["retries"] == 3
+    assert "exposure" not in made["contract"]
+    assert "every round sends the joint model there" in made["warnings"][0]
+    refuses("contract", "propose", tmp_path / "one.yaml", *home, exit_code=1, code="document-invalid")
+    made = ask(*draft, "--out", tmp_path / "two.yaml", "--exposure", "parties-see-rounds")["data"]
+    assert (made["contract"]["exposure"], made["warnings"]) == ("parties-see-rounds", [])
+    assert ask("contract", "propose", tmp_path / "two.yaml", *home)["data"]["state"] == "open"
+    made = ask(*draft, "--out", tmp_path / "three.yaml", "--method", "ensemble")["data"]
+    assert made["warnings"] == []
+    refuses(*draft, "--out", tmp_path / "four.yaml", "--exposure", "all", exit_code=4, code="usage")
+
+
+def test_rows_that_were_kept_are_not_sent_by_a_slip(
+    *, ask: Ask, refuses: Refuses, founded: Callable[..., Consortium], add: tuple[object, ...], schema: Schema
+) -> None:
+    consortium = founded()
+    north = consortium.join("north")
+    words = (*add[:-1], north.home)
+    ask(*words, "--keep-training")
+    size = consortium.core.ledger.size()
+    refuses(*words, exit_code=1, code="deposit-kept")
+    later = schema.model_copy(update={"label_delay_days": schema.label_delay_days, "never": ("id",)})
+    Path(str(add[4])).write_text(to_yaml(later.model_dump(mode="json", by_alias=True)))
+    refuses(*words, exit_code=1, code="deposit-kept")  # the same rows by another schema
+    assert consortium.core.ledger.size() == size
+    refuses(*words, "--keep-training", "--send-training", exit_code=4, code="usage")
+    train, _ = ask(*words, "--send-training")["data"]["deposits"]
+    assert (train["how"], train["kept"]) == ("new", False)
+
+
+def test_a_policy_under_which_rows_stay_here_keeps_them_here(
+    *, ask: Ask, refuses: Refuses, founded: Callable[..., Consortium], add: tuple[object, ...]
+) -> None:
+    consortium = founded()
+    north = consortium.join("north")
+    words = (*add[:-1], north.home)
+    (north.home / "policy.yml").write_text("policy: 1\nplacements: [party]\n")
+    size = consortium.core.ledger.size()
+    refuses(*words, exit_code=1, code="deposit-kept")
+    assert consortium.core.ledger.size() == size
+    assert [each["kept"] for each in ask(*words, "--keep-training")["data"]["deposits"]] == [True, False]

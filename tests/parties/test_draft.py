@@ -23,14 +23,16 @@ from support import (
 )
 
 from contracts.api import EscrowView, PartyView
+from contracts.computation import TrimmedMean
 from contracts.contract import drawn_up, validated
 from contracts.document import read_mapping
 from contracts.errors import EscrowError
+from contracts.notes import Checkpoint
 from contracts.records import PartyRecord
 from contracts.schema import Schema
-from contracts.transparency import Checkpoint, Tree, leaf_hash
+from contracts.transparency import Tree, leaf_hash
 from parties.client import Client, directory_keys
-from parties.draft import Draft, draft, read_schema, to_yaml
+from parties.draft import Draft, draft, read_schema, to_yaml, trimming
 from parties.identity import pinned
 from parties.offers import Offer, leaves, offers
 from parties.policy import Policy, policy_from
@@ -59,14 +61,14 @@ def head(entries: list[bytes]) -> Checkpoint:
     return Checkpoint(LEDGER, tree.size, tree.root())
 
 
-def drawn(world: World, **terms: Any) -> Draft:
+def drawn(world: World, info: EscrowView = INFO, **terms: Any) -> Draft:
     views = [
         PartyView(request=each.request, revoked=each.revoked)
         for each in world.records.values()
         if isinstance(each, PartyRecord)
     ]
     plain: dict[str, Any] = {"me": "north", "partners": ["harbour"], "schema": SCHEMA_READ, "now": OPENED}
-    return draft(INFO, views, offered(world), **{**plain, **terms})
+    return draft(info, views, offered(world), **{**plain, **terms})
 
 
 @pytest.fixture
@@ -174,6 +176,44 @@ def test_of_several_deposits_the_latest_is_taken_and_named(world: World) -> None
     assert f"{committed('harbour/train/new')} (ledger entry {len(world.leaves) - 3}, 10000 rows)." in found.chosen[0]
     world.submit(data_revoked("harbour", "holdout", suffix="/new"))
     assert holdout(drawn(world), "harbour") == committed("harbour/holdout")
+
+
+def test_rows_that_stay_with_their_party_are_placed_there(world: World) -> None:
+    world.submit(deposited("harbour", "train", suffix="/kept", blob=None, size=0))
+    found = drawn(world)
+    assert {each["party"]: each.get("placement") for each in found.document["contributions"]} == {
+        "north": None,
+        "harbour": "party",
+    }
+    assert found.document["limits"]["retries"] == 3
+    with pytest.raises(EscrowError, match="shows the joint model to harbour every round"):
+        validated(found.document)
+    (sentence,) = found.missing
+    assert "training rows of harbour stay there" in sentence
+    accepted = drawn(world, terms={"exposure": "parties-see-rounds"})
+    assert accepted.missing == ()
+    assert validated(accepted.document).at_home() == ["harbour"]
+    assert (
+        drawn(world, limits={"retries": 0}, terms={"exposure": "parties-see-rounds"}).document["limits"]["retries"] == 0
+    )
+    with pytest.raises(EscrowError, match="pooled training needs placement escrow"):
+        drawn(world, method={"name": "pooled"})
+
+
+@pytest.mark.parametrize(("parties", "trim"), [(3, 0.334), (4, 0.25), (9, 0.25)])
+def test_a_trimmed_mean_is_drawn_up_so_that_somebody_is_left_out(parties: int, trim: float) -> None:
+    term = trimming({"name": "trimmed-mean"}, parties)
+    assert term == {"name": "trimmed-mean", "trim": trim}
+    assert TrimmedMean.model_validate(term).trimmed(parties) >= 1
+    assert trimming({"name": "trimmed-mean", "trim": 0.4}, parties)["trim"] == 0.4
+    assert trimming({"name": "fedavg"}, parties) == {"name": "fedavg"}
+
+
+def test_three_parties_draw_up_a_trimmed_mean(world: World) -> None:
+    world.deposit("valley")
+    able = INFO.model_copy(update={"methods": ("trimmed-mean",)})
+    found = drawn(world, info=able, partners=["harbour", "valley"], method={"name": "trimmed-mean"})
+    assert validated(found.document).computation.method == TrimmedMean(name="trimmed-mean", trim=0.334)  # type: ignore[union-attr]
 
 
 def test_an_incumbent_model_goes_along(world: World) -> None:

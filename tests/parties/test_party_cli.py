@@ -23,6 +23,7 @@ from models.table import read_table
 from parties.cli import NOUNS, VERBS
 from parties.release import fetch
 from scenarios.consortium import Consortium
+from tests.helppages import WIDTH, broken_early, pages
 
 PARTY = Path(sys.executable).with_name("party")
 Call = Callable[..., tuple[int, str, str]]
@@ -195,6 +196,14 @@ def test_help_teaches(call: Call) -> None:
         assert example in out or (argv in ([], *([noun] for noun in NOUNS)) and "Example: party " in out), argv
         assert "Exit codes: 0 ok" in out
         assert "PARTY_HOME" in out
+
+
+def test_help_is_filled_to_the_width_of_the_screen(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    found = pages(call)
+    assert {("start",), ("dataset", "add"), *((noun,) for noun in NOUNS)} < set(found)
+    assert {argv: early for argv, page in found.items() if (early := broken_early(page))} == {}
+    assert "`placements: [party]`" in found["dataset", "add"]
 
 
 def test_the_installed_program_keeps_stdout_for_its_envelope(released: Released) -> None:

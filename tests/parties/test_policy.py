@@ -10,6 +10,7 @@ from hypothesis import strategies as some
 from support import (
     EXPIRES,
     OPENED,
+    capsule_document,
     committed,
     contract,
     contribution,
@@ -35,8 +36,12 @@ LOOKS = {HOLDOUT: 2}
 FLOOR = {"kind": "floor", "party": "north", "metric": "roc-auc", "at-least": 0.9}
 LEAKAGE = {"kind": "leakage", "tpr-at-1pct-fpr-at-most": 0.05}
 PURPOSE = document()["purpose"]
-CAPSULE = {"kind": "capsule", "capsule": sha("capsule"), "image": sha("image"), "mode": "verify"}
+CAPSULE = {**capsule_document(), "schema": None}
 THERE = {"placement": "party"}
+MIXED = training(method={"name": "ensemble"}, baselines=[{"family": "boosted"}])
+ROUNDS = {"computation": training(method={"name": "fedavg"}), "exposure": "parties-see-rounds"}
+SHOWN = {**ROUNDS, "contributions": [contribution("north", **THERE), contribution("harbour")]}
+SHOWN_TO_HARBOUR = {**ROUNDS, "contributions": [contribution("north"), contribution("harbour", **THERE)]}
 
 ALLOWS: dict[str, list[tuple[Mapping[str, Any], dict[str, Any]]]] = {
     "own-condition": [({}, {}), ({"own-condition": "optional"}, {"release": [gain("harbour")]})],
@@ -51,14 +56,20 @@ ALLOWS: dict[str, list[tuple[Mapping[str, Any], dict[str, Any]]]] = {
     "tpr-at-1pct-fpr-at-most": [
         ({"leakage": "required", "tpr-at-1pct-fpr-at-most": 0.05}, {"release": [gain(), LEAKAGE]})
     ],
-    "families": [({"families": ["logistic"]}, {"computation": training(baselines=[{"family": "boosted"}])})],
+    "families": [
+        ({"families": ["logistic"]}, {"computation": training(baselines=[{"family": "boosted"}])}),
+        ({"families": ["logistic", "boosted"]}, {"computation": MIXED}),
+    ],
     "methods": [({"methods": ["pooled", "fedavg"]}, {})],
+    "capsules": [({}, {}), ({"capsules": [sha("capsule")]}, CAPSULE)],
     "sealings": [({"sealings": ["none"]}, {})],
     "placements": [({"placements": ["escrow"]}, {})],
+    "exposure": [({"exposure": []}, {}), ({}, SHOWN), ({"exposure": ["parties-see-rounds"]}, SHOWN)],
     "partners": [({"partners": ["valley", "harbour", "corner"]}, {})],
     "recipients": [
         ({"recipients": ["valley", "harbour"]}, {}),
         ({"recipients": []}, {"recipients": [{"party": "north"}], "parties": ["north", "harbour"]}),
+        ({"recipients": ["valley"]}, {**SHOWN, "recipients": [{"party": "valley"}]}),
     ],
     "purpose": [({"purpose": ["Another.", PURPOSE]}, {})],
     "disclosure": [
@@ -66,6 +77,7 @@ ALLOWS: dict[str, list[tuple[Mapping[str, Any], dict[str, Any]]]] = {
         ({"disclosure": {"released": ["verdict"]}}, {"disclosure": {"released": ["verdict"]}}),
     ],
     "runs-at-most": [({"runs-at-most": 2}, {"limits": limits(runs=2)})],
+    "retries-at-most": [({"retries-at-most": 0}, {}), ({"retries-at-most": 2}, {"limits": limits(retries=2)})],
     "looks-at-most": [({"looks-at-most": 3}, {}), ({"looks-at-most": 5}, {"limits": limits(runs=3)})],
     "expiry-at-most": [({"expiry-at-most": "30d"}, {})],
 }
@@ -111,21 +123,37 @@ VETOES: dict[str, list[tuple[Mapping[str, Any], dict[str, Any], str]]] = {
     "families": [
         ({"families": ["mlp", "boosted"]}, {}, "The joint model's family is logistic; allowed: mlp, boosted."),
         (
-            {"families": ["mlp"]},
-            {"computation": CAPSULE},
-            "The joint model's family is that of a capsule; allowed: mlp.",
+            {"families": ["logistic"]},
+            {"computation": MIXED},
+            "The family of a model that may be in the ensemble is boosted; allowed: logistic.",
         ),
+    ],
+    "exposure": [({"exposure": []}, SHOWN, "The exposure is parties-see-rounds; allowed: none.")],
+    "retries-at-most": [
+        (
+            {"retries-at-most": 1},
+            {"limits": limits(retries=2)},
+            "One run may go on 2 times after a loss; at most 1 is allowed.",
+        )
     ],
     "methods": [
         ({"methods": ["fedavg"]}, {}, "The method is pooled; allowed: fedavg."),
-        ({"methods": ["pooled"]}, {"computation": CAPSULE}, "The method is that of a capsule"),
+    ],
+    "capsules": [
+        ({}, CAPSULE, "would run on north's table and is none of the allowed capsules."),
+        ({"capsules": [sha("another")]}, CAPSULE, "none of the allowed capsules."),
     ],
     "sealings": [({"sealings": ["container", "gvisor"]}, {}, "The sealing is none; allowed: container, gvisor.")],
-    "placements": [
-        ({"placements": ["party"]}, {}, "The placement of north's training rows is escrow; allowed: party.")
-    ],
+    "placements": [({"placements": ["party"]}, {}, "The placement of north's rows is escrow; allowed: party.")],
     "partners": [({"partners": ["harbour"]}, {}, "Another party is valley; allowed: harbour.")],
-    "recipients": [({"recipients": ["harbour"]}, {}, "A recipient of the model is valley; allowed: harbour.")],
+    "recipients": [
+        ({"recipients": ["harbour"]}, {}, "A recipient of the model is valley; allowed: harbour."),
+        (
+            {"recipients": ["valley"]},
+            {**SHOWN_TO_HARBOUR, "recipients": [{"party": "valley"}]},
+            "A party that is shown the model in rounds is harbour; allowed: valley.",
+        ),
+    ],
     "purpose": [({"purpose": [PURPOSE + " "]}, {}, "The purpose is none of the allowed texts, word for word.")],
     "disclosure": [
         (
@@ -224,17 +252,21 @@ VALUES: dict[str, list[Any]] = {
     "methods": [["pooled"], ["fedavg"]],
     "sealings": [["none"], ["gvisor"]],
     "placements": [["escrow"], ["party"]],
+    "exposure": [[], ["parties-see-rounds"]],
     "partners": [[], ["harbour"], ["harbour", "valley"]],
     "recipients": [[], ["harbour", "valley"]],
     "purpose": [[], [PURPOSE]],
     "disclosure": [{"released": ["verdict"]}, {}],
     "runs-at-most": [1, 3],
+    "retries-at-most": [0, 2],
     "looks-at-most": [2, 3, 9],
     "expiry-at-most": ["1d", "31d"],
 }
 CONTRACTS = [
     contract(),
-    contract(computation=CAPSULE),
+    contract(**CAPSULE),
+    contract(**SHOWN_TO_HARBOUR, limits=limits(retries=1)),
+    contract(computation=MIXED),
     contract(release=[gain("harbour"), LEAKAGE], limits=limits(runs=3)),
     contract(release=[gain("north", **{"more-than": 0.02, "confidence": 0.99}), FLOOR]),
     contract(disclosure={"released": ["verdict"]}, purpose="Another."),
@@ -265,13 +297,15 @@ def test_a_further_term_never_allows_more(
 
 def test_without_a_file_the_default_demands_a_condition_of_ones_own(tmp_path: Path) -> None:
     assert load(tmp_path) == Policy(policy=1)
-    assert [(each.term, each.value) for each in load(tmp_path).demands()] == [("own-condition", "required")]
+    default = [("own-condition", "required"), ("capsules", [])]
+    assert [(each.term, each.value) for each in load(tmp_path).demands()] == default
     assert load(tmp_path).demands()[0].sentence == "Some clause is measured on this bank's own holdout."
 
 
 def test_the_file_that_party_init_writes_is_the_default_and_shows_every_term(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(default_text())
     assert load(tmp_path) == Policy(policy=1)
+    assert "Rounds show the joint model and everybody's sums" in default_text()
     for term in CHECKS:
         assert f"\n{term}: " in default_text() or f"\n# {term}: " in default_text()
 
@@ -344,4 +378,5 @@ def test_the_vocabulary_is_that_of_contracts() -> None:
     assert read_mapping(default_text().encode(), FILE, what="policy", begin="") == {
         "policy": 1,
         "own-condition": "required",
+        "capsules": [],
     }

@@ -55,6 +55,16 @@ def test_nothing_is_fetched_before_or_without_a_release(
     assert list(tmp_path.glob("*known")) == list(tmp_path.glob("withheld")) == []
 
 
+def test_a_file_that_is_in_the_way_of_a_release_is_told(
+    replayed: Consortium, played: Any, refused: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").touch()
+    (tmp_path / "there" / "package.age").mkdir(parents=True)
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "below", tmp_path / "there"):
+        with refused("file-unwritable"):
+            fetch(replayed.banks["north"], played.released, folder)
+
+
 def test_a_release_can_be_fetched_again_later(replayed: Consortium, played: Any, tmp_path: Path) -> None:
     north = replayed.banks["north"]
     folder = fetch(north, played.released, tmp_path / "again")

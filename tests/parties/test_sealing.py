@@ -23,16 +23,17 @@ def sealing(plaintext: Any, folder: Path) -> Sealing:
 
 
 class Slow(io.RawIOBase):
-    """A plaintext that comes in steps, each of which is waited for."""
+    """A plaintext that comes in steps, each of which is asked for and then waited for."""
 
     def __init__(self, content: bytes) -> None:
         self._file = io.BytesIO(content)
-        self.step = threading.Semaphore(0)
+        self.asked, self.step = threading.Semaphore(0), threading.Semaphore(0)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        self.asked.release()
         self.step.acquire()
         return self._file.readinto(buffer)
 
@@ -87,9 +88,9 @@ def test_a_first_chunk_comes_before_the_file_is_whole(tmp_path: Path) -> None:
     first: list[bytes] = []
     reader = threading.Thread(target=lambda: first.append(next(chunks)))
     reader.start()
-    while reader.is_alive():
+    while plaintext.asked.acquire(timeout=20) and next(tmp_path.glob("*.partial")).stat().st_size < CHUNK:
         plaintext.step.release()
-        reader.join(0.01)
+    reader.join(20)
     assert first[0]
     assert upload.failed() is None
     assert not list(tmp_path.glob("*.age"))

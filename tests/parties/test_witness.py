@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from contracts.errors import EscrowError
+from contracts.notes import Checkpoint, sign_note
 from contracts.signing import Ed25519Signer
-from contracts.transparency import Checkpoint, Tree, consistency_proof, leaf_hash, sign_note
+from contracts.transparency import Tree, consistency_proof, leaf_hash
 from parties.identity import Pinned, pin
 from parties.witness import Witness
 

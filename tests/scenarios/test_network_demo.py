@@ -6,41 +6,21 @@ What it shows when all goes well stands in `test_demo.py`, for every way in whic
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from contracts.errors import EscrowError
-from escrow.runtime.process import memory_root
-from scenarios import mainjob, worlds
+from escrow.sealing import UNSEALED
+from scenarios import mainjob
 from scenarios.programs import Processes, Terminal
 from scenarios.served import Served
-from scenarios.worlds import World
+from tests.scenarios.contrasts import jobs_left, running, story
 
-CHOICE = mainjob.chosen("boosted", None, 1)
-
-
-@pytest.fixture(scope="module")
-def two_banks() -> World:
-    world = worlds.build(mainjob.RELEASED_WORLD, seed=1, size="small")
-    return replace(world, tables={name: world.tables[name] for name in world.banks[:2]})
+CHOICE = mainjob.chosen(None, None, 1, placement="party")
 
 
-def running(directory: Path) -> list[str]:
-    """The processes that have anything to do with a demo's directory, or with the jobs of its escrow."""
-    found, names = [], [os.fsencode(directory), os.fsencode(memory_root(directory / "escrow"))]
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            about = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it ended meanwhile, or is somebody else's
-        if any(name in about for name in names):
-            found.append(about.split(b"\0")[0].decode())
-    return found
-
-
-def test_an_escrow_that_is_killed_ends_the_demo_and_leaves_nothing_running(tmp_path: Path, two_banks: World) -> None:
+def test_an_escrow_that_is_killed_ends_the_demo_and_leaves_nothing_running(tmp_path: Path) -> None:
     at_the_kill: list[str] = []
 
     def tell(stage: str, words: str) -> None:
@@ -49,23 +29,23 @@ def test_an_escrow_that_is_killed_ends_the_demo_and_leaves_nothing_running(tmp_p
             os.kill(json.loads((tmp_path / "escrow" / "serving.json").read_text())["pid"], signal.SIGKILL)
 
     with pytest.raises(EscrowError) as refused:
-        mainjob.run(CHOICE, tmp_path, [two_banks], tell=tell, wire="network")
+        mainjob.run(CHOICE, tmp_path, story()[:1], tell=tell, wire="network")
     assert refused.value.code == "escrow-unreachable"
     assert refused.value.message == "The escrow was ended by SIGKILL before the demo was over."
     assert "logs" in refused.value.hint
-    assert len(at_the_kill) >= 2  # the escrow and a bank that watches
+    assert len(at_the_kill) >= 4  # the escrow, both nodes and a bank that watches
     assert running(tmp_path) == []
-    assert not memory_root(tmp_path / "escrow").exists()
+    assert jobs_left(tmp_path) == []
 
 
-def test_sigterm_ends_the_demo_and_leaves_nothing_running(tmp_path: Path, two_banks: World) -> None:
+def test_sigterm_ends_the_demo_and_leaves_nothing_running(tmp_path: Path) -> None:
     def tell(stage: str, words: str) -> None:
         signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
-        mainjob.run(CHOICE, tmp_path, [two_banks], tell=tell, wire="network")
+        mainjob.run(CHOICE, tmp_path, story()[:1], tell=tell, wire="network")
     assert running(tmp_path) == []
-    assert not memory_root(tmp_path / "escrow").exists()
+    assert jobs_left(tmp_path) == []
 
 
 def bank(folder: Path, processes: Processes) -> Terminal:
@@ -94,7 +74,7 @@ def test_commands_end_with_the_scenario_and_none_begins_afterwards(tmp_path: Pat
 
 def test_an_escrow_that_cannot_serve_says_why(tmp_path: Path) -> None:
     (tmp_path / "escrow").mkdir()
-    escrow = Served(tmp_path / "escrow", tmp_path / "seen", tmp_path / "escrow.log", lambda: None)
+    escrow = Served(tmp_path / "escrow", tmp_path / "seen", UNSEALED, tmp_path / "escrow.log", lambda: None)
     try:
         with pytest.raises(EscrowError) as refused:
             escrow.address()
