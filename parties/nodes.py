@@ -39,23 +39,25 @@ class Nodes:
         self._refused: dict[Digest, CaseRecord | None] = {}
         self._over = False
 
-    def refused(self, contract: Digest, stands: Callable[[], CaseRecord | None]) -> bool:
-        """Whether its node was refused while the contract stood as it `stands` on the verified ledger.
+    def reconsider(self, contract: Digest, stands: Callable[[], CaseRecord | None]) -> None:
+        """Forget that its node was refused, unless the contract still `stands` on the verified ledger as it did then.
 
         Raises:
             EscrowError: as `stands`.
         """
         with self._change:
-            known = contract in self._refused
-            before = self._refused.get(contract)
-        return known and before == stands()
+            if contract not in self._refused:
+                return
+            before = self._refused[contract]
+        if before != stands():
+            with self._change:
+                self._refused.pop(contract, None)
 
     def add(self, contract: Digest) -> None:
-        """Run the node of a contract, unless it runs."""
+        """Run the node of a contract, unless it runs or was refused."""
         with self._change:
-            if self._over or contract in self._running:
+            if self._over or contract in self._running or contract in self._refused:
                 return
-            self._refused.pop(contract, None)
             node = Node(contract, self._with)
             thread = threading.Thread(target=self._run, args=(node,), name=f"node-{contract[-8:]}")
             self._running[contract] = node, thread
@@ -144,8 +146,8 @@ class Watchman:
         wanted = view.state not in TERMINAL and party in view.approved and party in view.contract.at_home()
         if not wanted or permission.taken_back(client, digest, None):
             return
-        if not self._nodes.refused(digest, lambda: _stands(client, digest)):
-            self._nodes.add(digest)
+        self._nodes.reconsider(digest, lambda: _stands(client, digest))
+        self._nodes.add(digest)  # not if it is refused meanwhile
 
 
 def _stands(client: Client, contract: Digest) -> CaseRecord | None:

@@ -16,7 +16,7 @@ from contracts.frames import Frame
 from contracts.nodes import Begin, Over, Piece, Said, Told, pieces
 from escrow.core import clock
 from escrow.runtime.process import ProcessRuntime
-from parties import places
+from parties import permission, places
 from parties.client import Client
 from parties.conditions import Conditions, News, Session
 from parties.identity import Identity
@@ -120,7 +120,7 @@ def running(made: Callable[[str], House]) -> Iterator[Callable[[str], tuple[Hous
                     core.run(digest)
 
             threads.submit(under_way)
-            until(lambda: core.runs.case(digest).state == "running")
+            until(lambda: "prepare" in core.runs.case(digest).stages)  # nothing new is said before north comes
             return house, digest
 
         yield run
@@ -236,6 +236,27 @@ def test_a_contract_that_was_refused_is_not_joined_again_before_the_ledger_says_
     assert deaf.begun == 1
     assert [each.code for each in ended if isinstance(each, EscrowError)] == ["node-refused"]
     house.north.halt(digest)
+
+
+def test_a_refused_contract_is_joined_again_only_after_it_was_reconsidered(house: House) -> None:
+    digest = house.approved()
+    case = permission.approved(house.north, digest)
+    Marks(house.north.home).take_back(digest)
+    ended: list[CaseView | EscrowError] = []
+    nodes = Nodes(house.conditions(), lambda _, how: ended.append(how))
+    try:
+        nodes.add(digest)
+        until(lambda: len(ended) == 1)
+        nodes.add(digest)  # by a watchman who looked before the refusal
+        nodes.reconsider(digest, lambda: None)  # as it stood for a node that ended before it had read the ledger
+        nodes.add(digest)
+        assert house.dialled == 1
+        nodes.reconsider(digest, lambda: case)
+        nodes.add(digest)
+        until(lambda: len(ended) == 2)
+    finally:
+        nodes.stop()
+    assert [each.code for each in ended if isinstance(each, EscrowError)] == ["node-refused"] * 2
 
 
 def test_who_has_no_place_does_not_say_that_it_is_there(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
