@@ -206,6 +206,8 @@ class Node:
         line, whole = Saying(), Pieces()
         line.say(self._here())
         self._line = line
+        if self._seat.yielded:  # between two connections, when there was no line to end
+            line.end()
         try:
             self._go_on()
             for told in client.escrow.join(self.contract, line.said()):

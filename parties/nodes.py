@@ -37,6 +37,7 @@ class Nodes:
         self._change = threading.Lock()
         self._running: dict[Digest, tuple[Node, threading.Thread]] = {}
         self._refused: dict[Digest, CaseRecord | None] = {}
+        self._done: set[Digest] = set()  # contracts that have ended, for good
         self._over = False
 
     def reconsider(self, contract: Digest, stands: Callable[[], CaseRecord | None]) -> None:
@@ -54,9 +55,9 @@ class Nodes:
                 self._refused.pop(contract, None)
 
     def add(self, contract: Digest) -> None:
-        """Run the node of a contract, unless it runs or was refused."""
+        """Run the node of a contract, unless it runs, was refused or has seen the contract's end."""
         with self._change:
-            if self._over or contract in self._running or contract in self._refused:
+            if self._over or any(contract in each for each in (self._running, self._refused, self._done)):
                 return
             node = Node(contract, self._with)
             thread = threading.Thread(target=self._run, args=(node,), name=f"node-{contract[-8:]}")
@@ -82,7 +83,9 @@ class Nodes:
             how = EscrowError("bug", f"The node failed in a way nobody foresaw ({type(error).__name__}).")
         with self._change:
             del self._running[node.contract]
-            if isinstance(how, EscrowError) and how.code == "node-refused":
+            if not isinstance(how, EscrowError):
+                self._done.add(node.contract)
+            elif how.code == "node-refused":
                 self._refused[node.contract] = node.case
         self._ended(node.contract, how)
 
@@ -113,7 +116,8 @@ class Watchman:
                 session = self._with.dial()
                 self._close = session.close
                 try:
-                    self._watched(session.client)
+                    if not self._stopped.is_set():  # else `stop` closed the session before this one
+                        self._watched(session.client)
                 finally:
                     session.close()
             except EscrowError as error:
@@ -147,7 +151,7 @@ class Watchman:
         if not wanted or permission.taken_back(client, digest, None):
             return
         self._nodes.reconsider(digest, lambda: _stands(client, digest))
-        self._nodes.add(digest)  # not if it is refused meanwhile
+        self._nodes.add(digest)  # not if it is refused meanwhile, or has ended
 
 
 def _stands(client: Client, contract: Digest) -> CaseRecord | None:

@@ -9,6 +9,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -91,14 +92,15 @@ class RemoteEscrow:
         """See `contracts.api.Escrow.deposit`."""
         patience = Patience(self.ended, self.warn)
         while True:
-            offset: int = self._ask(self.stub.Received, pb.ReceivedRequest(upload=upload.token)).size
-            patience.at(offset)
-            sending = _Sending(upload, offset)
+            sending: _Sending | None = None
             try:
+                offset: int = self._ask(self.stub.Received, pb.ReceivedRequest(upload=upload.token)).size
+                patience.at(offset)
+                sending = _Sending(upload, offset)
                 # No deadline: a file takes as long as it takes, and a dead connection is noticed by its keepalive.
                 return str(self._ask(self.stub.Deposit, sending.messages(), seconds=None).digest)
             except EscrowError as error:
-                if sending.failed is not None:
+                if sending is not None and sending.failed is not None:
                     raise sending.failed from None
                 patience.again(error)
 
@@ -180,24 +182,21 @@ class RemoteEscrow:
         """One answer, with its head checked."""
         since = self.witness.seen()
         seconds = how.get("seconds", self.seconds)
-        try:
+        with self._calling():
             answer, call = method.with_call(request, timeout=seconds, metadata=_known(since))  # type: ignore[attr-defined]
-        except grpc.RpcError as error:
-            raise failure(error) from None
         self._saw(call.trailing_metadata(), since)
         return answer
 
     def _listen(self, method: Callable[..., Any], request: object, **how: float | None) -> Iterator[Any]:
         """The answers of a stream, with the head at its end checked."""
         since = self.witness.seen()
-        call = method(request, timeout=how.get("seconds", self.seconds), metadata=_known(since))
-        try:
-            yield from call
-            self._saw(call.trailing_metadata(), since)
-        except grpc.RpcError as error:
-            raise failure(error) from None
-        finally:
-            call.cancel()
+        with self._calling():
+            call = method(request, timeout=how.get("seconds", self.seconds), metadata=_known(since))
+            try:
+                yield from call
+                self._saw(call.trailing_metadata(), since)
+            finally:
+                call.cancel()
 
     def _saw(self, metadata: Sequence[tuple[str, str | bytes]], since: int) -> None:
         shown = dict(metadata)
@@ -211,13 +210,22 @@ class RemoteEscrow:
         """A proof of consistency. The witness asks for it while it holds its memory, so this answer's own head is not
         looked at.
         """
-        try:
+        with self._calling():
             answer = self.stub.Consistency(pb.ConsistencyRequest(old=old, new=new), timeout=self.seconds)
+        return list(answer.proof)
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """What gRPC raises of a call is told in this bank's words."""
+        try:
+            yield
         except grpc.RpcError as error:
             raise failure(error) from None
-        except ValueError:  # another thread has closed the connection meanwhile
+        except ValueError:
+            if not self.ended.is_set():
+                raise
+            # another thread has closed the connection meanwhile
             raise EscrowError("escrow-unreachable", "The connection was closed from this side.") from None
-        return list(answer.proof)
 
 
 def _within_package(size: int) -> int:

@@ -22,7 +22,7 @@ from tests.engine import leftovers
 from tests.wire import until
 
 WORKER = Path(__file__).parents[1] / "escrow" / "gang_worker.py"
-SECONDS = 20.0
+SECONDS = 60.0  # that nothing should need
 NUMBER, ROUNDS = 1, 2
 BOUNDS = Bounds(NUMBER, ROUNDS, questions=2, first=3)
 
@@ -106,7 +106,7 @@ def test_an_answer_that_comes_while_nobody_is_connected_waits(begun: Begun) -> N
     attempt.resume(0, line.say)
     attempt.leave()
     attempt.ask(question())
-    until(lambda: attempt._answers == 1)
+    until(lambda: attempt._answers == 1, seconds=SECONDS)
     assert line.silent()
     attempt.resume(0, line.say)
     assert line.answer().payload == b"q north"

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,19 +28,19 @@ from contracts.package import GRAPH
 from escrow.authority import Authority
 from escrow.core import clock
 from escrow.runtime.process import ProcessRuntime, code_digest, memory_root, package_folders
-from escrow.server import Ports
 from models.table import Prepared, read_prepared
 from parties.certificates import Connection, connection, remember
 from parties.premises import Premises
 from parties.sealing import Deposit
 from scenarios import tiny
 from scenarios.consortium import Consortium
+from tests.servers import free_port
 from tests.wire import CutLine, Tap, credentials, signal_elsewhere, until
 
 HERE = Path(__file__).parent
 WORKER = HERE.parent / "escrow" / "sealed_worker.py"
 SERVE = HERE.parent / "escrow" / "serve_child.py"
-SECONDS = 60.0  # that nothing should need
+SECONDS = 120.0  # that nothing should need
 FLOOR = {"kind": "floor", "party": "north", "metric": "average-precision", "at-least": 0.01, "min-positives": 30}
 
 
@@ -98,6 +98,13 @@ class Node:
         self._errors.seek(0)
         return self._errors.read()
 
+    def receives(self, *numbers: signal.Signals) -> None:
+        """All of these reach it at once: while it stands still, for it could have ended before the last."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
+        for number in (*numbers, signal.SIGCONT):
+            self.process.send_signal(number)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(SECONDS)
@@ -142,7 +149,7 @@ class Gates:
                 return True
             return False
 
-        until(opened)
+        until(opened, seconds=SECONDS)
         self.take_away(number)
 
 
@@ -191,15 +198,14 @@ class Town:
                 wire="grpc",
             )
             self.home = self.consortium.banks["north"].home
-            assert self.consortium.server
-            self.ports: Ports = self.consortium.server.ports
+            self.port = free_port()
             self.escrow: subprocess.Popen[bytes] | None = None
 
     def propose(self, *approving: str, rounds: int = 4, **terms: Any) -> str:
         expires = self.consortium.draft(model={}, method={"name": "pooled"})["limits"]["expires"]
         document = self.consortium.draft(
             model={"family": "logistic"},
-            method={"name": "fedavg", "rounds": rounds, "round-seconds": 30},
+            method={"name": "fedavg", "rounds": rounds, "round-seconds": 600},
             limits={"expires": expires, "retries": 3},
             release=[FLOOR],
             **terms,
@@ -217,17 +223,18 @@ class Town:
     def serve(self) -> None:
         """Start the escrow, or start it again where it was."""
         self.close()
-        where = [self.ports.main, self.ports.enrolment, self.consortium.directory / "escrow", self.folder / "jobs"]
+        where = [self.port, 0, self.consortium.directory / "escrow", self.folder / "jobs"]
         worker = [sys.executable, WORKER]
         command = [sys.executable, "-P", SERVE, "--ports", *where, *worker]
         with (self.folder / "escrow.log").open("a") as log:
             self.escrow = subprocess.Popen([str(each) for each in command], stdout=log, stderr=log)
         until(self._answers, seconds=SECONDS)
+        remember(self.home, replace(connection(self.home), address=f"127.0.0.1:{self.port}"))
 
     def _answers(self) -> bool:
         assert self.escrow is not None
         assert self.escrow.poll() is None, (self.folder / "escrow.log").read_text()
-        with suppress(OSError), socket.create_connection((self.ports.host, self.ports.main)):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
             return True
         return False
 
@@ -283,7 +290,7 @@ def test_rows_stay_at_home_and_the_model_is_released(town: Town) -> None:
     What the escrow was given of harbour's rows, which do not stay at home, is found there in the same way.
     """
     digest = town.propose("harbour", "north")
-    consortium, where = town.consortium, connection(town.home)
+    consortium = town.consortium
     every = [each for made in consortium.deposits.values() for each in made]
     trains = [consortium.deposits[name][0] for name in ("north", "harbour")]
     north, harbour = (Secret.of(train, [each for each in every if each != train]) for train in trains)
@@ -291,6 +298,7 @@ def test_rows_stay_at_home_and_the_model_is_released(town: Town) -> None:
     shown = Authority.open(consortium.directory / "escrow").server(clock())
     town.serve()
     town.gates.shut(4)
+    where = connection(town.home)
     with Tap(where.address, shown, held, town.folder) as tap:
         remember(town.home, Connection(tap.address, where.enrolment))
         with town.node("join", digest[7:15]) as node:
@@ -313,8 +321,7 @@ def test_a_node_that_is_stopped_leaves_nothing_and_goes_on_when_it_is_started_ag
     town.gates.shut(2)
     with town.node("join", digest[7:]) as node:
         node.until("round", round=2)
-        for each in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # nobody's patience leaves plaintext
-            node.process.send_signal(each)
+        node.receives(signal.SIGHUP, signal.SIGTERM, signal.SIGINT)  # nobody's patience leaves plaintext
         assert node.end()["data"]["code"] == "interrupted"
     assert town.left() == []
     town.gates.take_away(2)
@@ -339,7 +346,7 @@ def test_a_node_that_is_killed_in_any_round_goes_on_there_to_the_same_model(
         town.gates.shut(number)
         with town.node(*(("start",) if number == 2 else ("join", digest[7:]))) as node:
             assert node.until("begun")["attempt"] == attempt
-            until(lambda: town.left() != [])
+            until(lambda: town.left() != [], seconds=SECONDS)
             if number:
                 node.until("round", round=number)
             node.kill()

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from scenarios import tiny
 from tests.wire import until
 
 WORKER = Path(__file__).parents[1] / "escrow" / "sealed_worker.py"
-SECONDS = 20.0  # shorter than any deadline that would end a node which ignores its bank
+SECONDS = 60.0  # shorter than any deadline that would end a node which ignores its bank
 FLOOR = {"kind": "floor", "party": "north", "metric": "average-precision", "at-least": 0.01, "min-positives": 30}
 
 
@@ -56,7 +57,7 @@ class House:
         return self.consortium.banks["north"]
 
     def approved(self, title: str = "Joint") -> str:
-        method = {"name": "fedavg", "rounds": 5, "round-seconds": 30}
+        method = {"name": "fedavg", "rounds": 5, "round-seconds": 600}
         document = self.consortium.draft(model={"family": "logistic"}, method=method, title=title, release=[FLOOR])
         digest = self.consortium.propose(self.consortium.contract(document))
         self.consortium.approve(digest)
@@ -107,7 +108,8 @@ def house(made: Callable[[str], House]) -> House:
 
 @pytest.fixture
 def running(made: Callable[[str], House]) -> Iterator[Callable[[str], tuple[House, str]]]:
-    """Has a run under way on the ledger, whose training waits for north."""
+    """Has a run under way on the ledger, whose training waits for north; it is halted if the test did not."""
+    begun: list[tuple[House, str]] = []
     with ThreadPoolExecutor(1) as threads:
 
         def run(wish: str) -> tuple[House, str]:
@@ -119,11 +121,16 @@ def running(made: Callable[[str], House]) -> Iterator[Callable[[str], tuple[Hous
                 with suppress(EscrowError):  # it is halted
                     core.run(digest)
 
+            begun.append((house, digest))
             threads.submit(under_way)
-            until(lambda: "prepare" in core.runs.case(digest).stages)  # nothing new is said before north comes
+            # nothing new is said before north comes
+            until(lambda: "prepare" in core.runs.case(digest).stages, seconds=SECONDS)
             return house, digest
 
         yield run
+        for house, digest in begun:
+            with suppress(EscrowError):  # it has ended
+                house.north.halt(digest)
 
 
 class Deaf:
@@ -208,7 +215,6 @@ def test_how_often_a_run_began_is_known_after_a_restart(
         house.serve(digest)
     assert house.told("begun") == []
     assert marks.began(digest, 2) == 1
-    house.north.halt(digest)
 
 
 def test_a_contract_that_was_refused_is_not_joined_again_before_the_ledger_says_something_new(
@@ -235,7 +241,6 @@ def test_a_contract_that_was_refused_is_not_joined_again_before_the_ledger_says_
         watching.result()
     assert deaf.begun == 1
     assert [each.code for each in ended if isinstance(each, EscrowError)] == ["node-refused"]
-    house.north.halt(digest)
 
 
 def test_a_refused_contract_is_joined_again_only_after_it_was_reconsidered(house: House) -> None:
@@ -257,6 +262,34 @@ def test_a_refused_contract_is_joined_again_only_after_it_was_reconsidered(house
     finally:
         nodes.stop()
     assert [each.code for each in ended if isinstance(each, EscrowError)] == ["node-refused"] * 2
+
+
+def test_a_contract_that_has_ended_is_not_joined_again(house: House) -> None:
+    digest = house.approved()
+    house.consortium.banks["harbour"].halt(digest)
+    ended: list[CaseView | EscrowError] = []
+    nodes = Nodes(house.conditions(), lambda _, how: ended.append(how))
+    try:
+        nodes.add(digest)
+        until(lambda: ended != [])
+        nodes.add(digest)  # by a watchman who looked before the end
+    finally:
+        nodes.stop()
+    assert [each.state for each in ended if isinstance(each, CaseView)] == ["halted"]
+    assert house.dialled == 1
+
+
+def test_a_watchman_who_is_stopped_while_he_dials_asks_for_nothing_more(house: House) -> None:
+    conditions = house.conditions()
+
+    def dial() -> Session:
+        watchman.stop()
+        return conditions.dial()
+
+    house.escrow = None
+    watchman = Watchman(Nodes(conditions, lambda *_: None), replace(conditions, dial=dial))
+    watchman.watch()
+    assert house.dialled == 1
 
 
 def test_who_has_no_place_does_not_say_that_it_is_there(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

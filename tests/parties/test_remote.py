@@ -4,6 +4,7 @@ import io
 import secrets
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,12 +77,13 @@ def test_an_escrow_that_does_not_answer_is_slow(consortium: Consortium, monkeypa
 
     monkeypatch.setattr(Session, "info", slow)
     north = consortium.banks["north"]
-    hurried = connect(north.home, north.identity, consortium.core.now(), seconds=0.3)
+    connected = connect(north.home, north.identity, consortium.core.now())
+    hurried = replace(connected, seconds=0.3)  # now that the connection, which takes its time, is made
     with pytest.raises(EscrowError) as caught:
         hurried.info()
     assert (caught.value.code, caught.value.exit) == ("escrow-slow", Exit.TIMEOUT)
     released.set()
-    hurried.close()
+    connected.close()
 
 
 def test_a_session_that_is_closed_ends_its_listener(consortium: Consortium) -> None:
@@ -93,6 +95,26 @@ def test_a_session_that_is_closed_ends_its_listener(consortium: Consortium) -> N
     ending.start()
     assert all(event.index for event in events)  # ends, and raises nothing
     ending.join()
+
+
+def test_whoever_calls_after_the_session_was_closed_is_told_that_the_escrow_cannot_be_reached(
+    consortium: Consortium,
+) -> None:
+    """A node asks in two threads, and one of them may end the session at any moment."""
+    north = consortium.banks["north"]
+    remote(north).close()
+    calls = (
+        north.escrow.info,
+        north.escrow.contracts,
+        lambda: north.escrow.deposit(consortium.deposits["north"][0]),
+        lambda: next(north.escrow.collect("sha256:" + 64 * "0")),
+        lambda: next(remote(north).join("sha256:" + 64 * "0", iter(()))),
+    )
+    for call in calls:
+        with pytest.raises(EscrowError) as caught:
+            call()
+        assert caught.value.code == "escrow-unreachable"
+    assert list(north.escrow.watch(0)) == []
 
 
 class Unreadable:
