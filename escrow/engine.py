@@ -13,7 +13,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -135,8 +135,20 @@ class Database:
         """Close the writer's session, not only its place in the pool: that alone would keep the lock."""
         writer, self._writer = self._writer, None
         if writer is not None:
+            self._unlock(writer)
             writer.invalidate()
             writer.close()
+
+    def _unlock(self, writer: Connection) -> None:
+        """Give the lock back while the server still listens: it ends a closed session, and frees its lock, only in its
+        own time, and until then whoever opens the database next, we ourselves perhaps, would find it taken.
+        """
+        if writer.dialect.name == "sqlite" or writer.invalidated:
+            return
+        with suppress(sql.DBAPIError):  # the connection is lost: its lock goes with it
+            writer.rollback()
+            with writer.begin():
+                writer.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _WRITER})
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from escrow.core import Core, clock
 from escrow.runs import silent
 from escrow.runtime.base import Runtime
 from escrow.runtime.process import ProcessRuntime, memory_root
-from escrow.server import Server
+from escrow.server import Ports, Server
 from escrow.stages import Progress
 from models.table import Prepared
 from parties.client import Client, contribution, directory_keys
@@ -82,16 +82,17 @@ class Consortium:
         *,
         runtime: Runtime | None = None,
         wire: Wire = "process",
+        ports: Ports | None = None,
         database: str | None = None,
         blobs: str | None = None,
         now: Callable[[], int] = clock,
     ) -> Self:
-        """A new escrow in `directory`, without banks yet."""
+        """A new escrow in `directory`, without banks yet; over the network on these ports, or on any."""
         home = directory / "escrow"
         home.mkdir(parents=True, mode=0o700)
         runtime = runtime or ProcessRuntime(memory_root(home))
         core = Core.create(home, ORIGIN, runtime, database=database, blobs=blobs, now=now)
-        return cls(directory, core, schema, Server.start(core) if wire == "grpc" else None)
+        return cls(directory, core, schema, Server.start(core, ports) if wire == "grpc" else None)
 
     def join(self, name: str) -> Client:
         """A new bank makes its keys, is admitted after its fingerprint was compared, and pins the escrow."""

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from contracts.canonical import parse
@@ -21,13 +22,18 @@ from contracts.gate import Decision, Evidence, decide
 from escrow.runtime.base import Output
 from escrow.runtime.job import Job
 from escrow.runtime.process import ProcessRuntime
+from escrow.server import Ports
 from parties.release import fetch
 from scenarios import tiny
 from scenarios.consortium import Consortium, Wire
 from tests.engine import engine, image, memory, sealing, workers_image  # noqa: F401 - fixtures
-from tests.servers import Postgres, postgres_programs
+from tests.servers import Postgres, free_ports, postgres_programs
 
 WORKER = Path(__file__).parent / "escrow" / "quick_worker.py"
+
+# How long an example takes is no property of what is tested: the machine may be busy.
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 class QuickRuntime(ProcessRuntime):
@@ -108,7 +114,8 @@ def found(tmp_path: Path, runtime: QuickRuntime, clock: tiny.Clock, wire: Wire) 
     made: list[Consortium] = []
 
     def make(**others: object) -> Consortium:
-        given: dict[str, object] = {"banks": ("north", "harbour"), "wire": wire, **others}
+        ports = Ports("127.0.0.1", *free_ports(2))  # an escrow that is started again finds them free
+        given: dict[str, object] = {"banks": ("north", "harbour"), "wire": wire, "ports": ports, **others}
         made.append(tiny.founded(tmp_path / "consortium", runtime, clock, **given))  # type: ignore[arg-type]
         return made[-1]
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psycopg
@@ -14,6 +15,8 @@ from psycopg import sql
 
 _PROGRAMS = Path("/usr/lib/postgresql")
 _USER = "postgres"  # the server refuses to run as root
+_SECONDS = 300  # that no program should need; to make a database takes half a minute where much else goes on
+_WAIT = ("--wait", f"--timeout={_SECONDS}")
 
 
 def postgres_programs() -> Path | None:
@@ -22,11 +25,25 @@ def postgres_programs() -> Path | None:
     return found[-1].parent if found else None
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on, and that stay free until they are used, or are used again.
+
+    Of those below the ports that the system hands out by itself, from 32768 on: of these, any process of the machine
+    may be given the very one meanwhile.
+    """
+    ports: list[int] = []
+    with ExitStack() as taken:  # until all are found, so that none is found twice
+        while len(ports) < count:
+            port = secrets.choice(range(10_000, 32_768))
+            with suppress(OSError):
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+    return ports
+
+
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """One such port."""
+    return free_ports(1)[0]
 
 
 class Postgres:
@@ -52,11 +69,11 @@ class Postgres:
             f"-c port={self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
             " -c fsync=off -c full_page_writes=off -c max_connections=100"
         )
-        self._run("pg_ctl", "start", "--wait", f"--log={self.folder / 'log'}", f"--options={settings}")
+        self._run("pg_ctl", "start", *_WAIT, f"--log={self.folder / 'log'}", f"--options={settings}")
 
     def stop(self) -> None:
         """End it at once, as a crash would, and wait until it is gone."""
-        self._run("pg_ctl", "stop", "--wait", "--mode=immediate")
+        self._run("pg_ctl", "stop", *_WAIT, "--mode=immediate")
 
     def remove(self) -> None:
         """Leave nothing behind; it was stopped before."""
@@ -92,5 +109,5 @@ class Postgres:
             extra_groups=groups,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # a pipe would stay open as long as the server runs
-            timeout=60,
+            timeout=_SECONDS,
         )

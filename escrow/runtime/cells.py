@@ -36,7 +36,7 @@ _FRAME: Final = struct.Struct(">BxxxL")
 _BEING_MADE: Final = 20.0  # seconds that the engine may take to finish a container whose caller has gone
 _PAUSE: Final = 0.05
 _KILLED: Final = 137
-_REASON_SECONDS: Final = 1  # in which the engine hears why the kernel killed a worker
+_REASON_SECONDS: Final = 5  # in which the engine hears why the kernel killed a worker
 _LONGEST: Final = 20 * 86400.0  # seconds that a socket can wait
 OUT: Final = 1
 

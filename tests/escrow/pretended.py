@@ -43,7 +43,7 @@ class Pretended(ProcessRuntime):
 
     def kill(self, name: str) -> None:
         """End a running job's processes from outside, as the machine might."""
-        (child,) = (child for job_id, child in self._children.items() if job_id.endswith(name))
+        (child,) = (child for job_id, child in list(self._children.items()) if job_id.endswith(name))
         child.process.kill()
 
     def asked(self, number: int) -> list[Path]:

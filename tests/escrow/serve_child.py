@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         serve(
             given.directory,
             Log(sys.stderr, time.time),
-            Settings(Ports(main=main_port, enrolment=enrolment), runs=2, grace_seconds=5),
+            Settings(Ports(main=main_port, enrolment=enrolment), runs=2, grace_seconds=60),
             runtime=lambda _: ProcessRuntime(given.jobs, command=given.command, packages=(), capacity=2),
         )
     except EscrowError as error:

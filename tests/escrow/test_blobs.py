@@ -128,7 +128,7 @@ def test_an_upload_that_breaks_off_leaves_no_blob_and_may_be_repeated(
     data = os.urandom(24 * MIB)
     line = cut_line(10 * MIB)
     over_the_line = ObjectBlobs(bucket, patience=timedelta(0))
-    cutter = threading.Thread(target=lambda: line.stalled.wait(30) and line.cut())
+    cutter = threading.Thread(target=lambda: line.stalled.wait(60) and line.cut())
     cutter.start()
     path = offered(data)
     with refused("storage-unreachable"):
@@ -157,9 +157,9 @@ def test_an_upload_that_is_killed_leaves_no_blob_and_may_be_repeated(
     path, digest = offered(data), digest_of(data)
     line = cut_line(10 * MIB)
     with subprocess.Popen([sys.executable, "-c", ADOPT, bucket, str(path), digest]) as child:
-        assert line.stalled.wait(30)
+        assert line.stalled.wait(60)
         child.kill()
-        assert child.wait(10) == -signal.SIGKILL
+        assert child.wait(60) == -signal.SIGKILL
     reach(storage.address)
     blobs = ObjectBlobs(bucket)
     assert (blobs.has(digest), list(blobs.all())) == (False, [])

@@ -38,6 +38,7 @@ from parties.remote import RemoteEscrow
 from parties.session import connect
 from scenarios import tiny
 from tests.wire import signal_elsewhere
+from tests.wire import until as wait_until
 
 HERE = Path(__file__).parent
 QUICK = (sys.executable, str(HERE / "quick_worker.py"))
@@ -236,6 +237,7 @@ def test_a_killed_escrow_goes_on_where_it_was(world: World) -> None:
     assert (world.escrow / "operator.sock").exists()
     with world.serve(*WAITS) as child:
         child.until("run-began")
+        wait_until(lambda: any(world.folder.glob("jobs/*/started")), seconds=SECONDS)  # told before it has begun
         with operating(world.escrow) as verbs:
             [found] = verbs("runs")["runs"]
             assert (found["contract"], found["state"], found["run"]) == (world.digest, "running", 1)
@@ -277,6 +279,7 @@ def test_a_second_process_is_refused_and_a_second_signal_ends_the_first_at_once(
         assert got(ready, "/readyz")[0] == 200
         bank = world.dial("harbour", ready)
         call = _slow_deposit(remote(bank))
+        wait_until(lambda: any(world.escrow.glob("uploads/harbour/*.part")), seconds=SECONDS)  # it keeps the drain up
         child.process.send_signal(signal.SIGINT)
         child.until("draining")
         assert child.end() == -signal.SIGTERM

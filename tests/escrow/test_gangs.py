@@ -26,7 +26,7 @@ from escrow.stagejobs import Gang, StageJob
 WORKER = Path(__file__).with_name("gang_worker.py")
 PARTIES = ("corner", "harbour", "north")
 CONTRACT = "sha256:" + 64 * "0"
-PATIENCE = 30.0  # seconds that no test should need
+PATIENCE = 90.0  # seconds that no test should need
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def runtime(tmp_path: Path) -> Iterator[ProcessRuntime]:
         yield runtime
 
 
-def gang(*, lead: str = "ask", rounds: int = 3, allowed: int = 2, seconds: int = 20, **others: str) -> Gang:
+def gang(*, lead: str = "ask", rounds: int = 3, allowed: int = 2, seconds: int = 60, **others: str) -> Gang:
     """A gang of three parties; `others` says who misbehaves, and how."""
     asks = StageJob(
         "joint",
@@ -77,7 +77,7 @@ def play(runtime: ProcessRuntime) -> Iterator[Play]:
     threads = set(threading.enumerate())
     played: list[RunningGang] = []
 
-    def run(what: Gang, *, seconds: int = 20, tried: TrainingAttempt | None = None) -> Mapping[str, bytes]:
+    def run(what: Gang, *, seconds: int = 60, tried: TrainingAttempt | None = None) -> Mapping[str, bytes]:
         ids = {job.name: f"x-{job.name}" for job in what.jobs}
         running = RunningGang(runtime, "train", what, ids, tried or attempt())
         played.append(running)

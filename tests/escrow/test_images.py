@@ -4,6 +4,7 @@ The worker's image of this machine is looked at as it is; small images stand for
 """
 
 import ensurepip
+import fcntl
 import io
 import json
 import stat
@@ -236,17 +237,19 @@ def base(engine: docker.DockerClient) -> images.ImageInfo:
 
 
 @pytest.fixture
-def tidy(engine: docker.DockerClient) -> Iterator[None]:
-    """Removes what builds of the test left for the next ones."""
+def tidy(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Removes what builds of the test left for the next ones; meanwhile no test of another process builds, too."""
 
     def left() -> set[str]:
         return {str(each.id) for each in engine.images.list(filters={"dangling": True, "label": f"{KIND}=build"})}
 
-    before = left()
-    yield
-    while new := left() - before:  # removing one may leave another, its parent, without a child
-        for each in new:
-            engine.images.remove(each)
+    with (tmp_path_factory.getbasetemp().parent / "builds").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        before = left()
+        yield
+        while new := left() - before:  # removing one may leave another, its parent, without a child
+            for each in new:
+                engine.images.remove(each)
 
 
 @pytest.fixture

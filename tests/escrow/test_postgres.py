@@ -36,10 +36,14 @@ def ledger(postgres: str) -> Iterator[Ledger]:
 
 @pytest.fixture
 def cut(postgres_server: Postgres, postgres: str) -> Callable[[], None]:
-    """Ends every connection to the database, as a network or a restart would."""
+    """Ends every connection to the database, as a network or a restart would; they have ended when it returns."""
     name = postgres.rpartition("/")[2]
-    end = sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s")
-    return lambda: postgres_server.execute(end, name) and None
+    end = sql.SQL("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = %s")
+
+    def ended() -> None:
+        assert all(gone for (gone,) in postgres_server.execute(end, name))
+
+    return ended
 
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(ledger: Ledger, postgres: str, refused: Any) -> None:
@@ -48,6 +52,30 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(ledger: Ledger, post
     ledger.close()
     second = Ledger(postgres)
     second.close()
+
+
+def test_a_writer_that_left_keeps_nobody_waiting_however_late_the_server_notices(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session stays, as if the server had not come to end it yet; also of a writer that left a transaction open."""
+    database, sessions = Database(postgres), []
+
+    def stays(session: Any) -> None:
+        sessions.append(session)
+
+    monkeypatch.setattr(database.engine.dialect, "do_close", stays)
+    monkeypatch.setattr(database.engine.dialect, "do_terminate", stays)
+    try:
+        with database.turn() as connection:
+            connection.execute(text("SELECT 1"))
+        with database.turn() as connection, connection.begin():
+            connection.execute(text("SELECT 1"))
+        database.close()
+        Ledger(postgres).close()
+        assert len(sessions) == 2
+    finally:
+        for each in sessions:
+            each.close()
 
 
 def test_a_lost_connection_is_told_and_the_next_call_connects_again(
@@ -95,7 +123,7 @@ def test_a_statement_has_a_minute_and_a_dead_server_is_noticed(postgres: str, re
         "keepalives_count": "3",
     }
     assert (asked["tcp_user_timeout"], asked["connect_timeout"]) == ("30000", "10")
-    hasty = Database(f"{postgres}?options=-c%20statement_timeout%3D100")
+    hasty = Database(f"{postgres}?options=-c%20statement_timeout%3D1000")
     try:
         with refused("database-unreachable"), hasty.turn() as connection:
             connection.execute(text("SELECT pg_sleep(30)"))

@@ -163,7 +163,7 @@ def test_a_program_whose_supervisor_was_killed_has_failed_as_programs_do(runtime
     what = Job("job-1", {}, {"code/run": code}, program=Program("sha256:" + "0" * 64, ("code/run",)))
     runtime.prepare(what)
     runtime.start(what)
-    until(lambda: any(processes(f"{root}/job-1/outcome")))  # it has begun, but may not have its name yet
+    until(lambda: any(processes(f"{root}/job-1/outcome")), seconds=PATIENCE)  # begun, it may lack its name yet
     os.kill(next(processes(f"{root}/job-1/outcome")), signal.SIGKILL)
     assert runtime.wait(["job-1"], seconds=PATIENCE) == {"job-1"}
     assert runtime.status("job-1") == Status(State.FAILED, "capsule-failed")

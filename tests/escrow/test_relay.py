@@ -94,6 +94,19 @@ class Conversation:
         self._stack.close()
 
 
+class Held:
+    """A clock that stands still until it is let go: what is said before takes no time, however slow the machine."""
+
+    def __init__(self) -> None:
+        self._begin: float | None = None
+
+    def __call__(self) -> float:
+        return 0.0 if self._begin is None else time.monotonic() - self._begin
+
+    def go(self) -> None:
+        self._begin = time.monotonic()
+
+
 Talk = Callable[..., Conversation]
 
 
@@ -332,10 +345,12 @@ def test_more_questions_in_a_round_than_it_needs_are_refused(talk: Conversation)
 
 
 def test_who_does_not_answer_in_its_time_is_named(talking: Talk) -> None:
-    talk = talking(answer_seconds=0.2)
+    clock = Held()
+    talk = talking(clock=clock, answer_seconds=0.2)
     talk.exchange(0, 0)
     asked(talk)
     talk.far["harbour"].sendall(Frame(1, b"half", 4).encode()[:-1])  # begun is not answered
+    clock.go()
     assert "within its time" in talk.refusal("roster-incomplete", party="harbour")
 
 
@@ -394,16 +409,20 @@ def test_the_times_of_one_rounds_answers_are_added_up(talking: Talk) -> None:
 
 
 def test_nobody_is_waited_for_for_ever(talking: Talk) -> None:
-    talk = talking(until=0.3)
+    clock = Held()
+    talk = talking(clock=clock, until=0.3)
     asked(talk)
+    clock.go()
     assert "harbour" in talk.refusal("limit-time", party="harbour")
 
 
 def test_when_several_are_waited_for_at_the_end_nobody_is_blamed(talking: Talk) -> None:
-    talk = talking(until=0.3)
+    clock = Held()
+    talk = talking(clock=clock, until=0.3)
     asked(talk)
     talk.say("asker", 2, b"q", 4)
     talk.hear("north")
+    clock.go()
     message = talk.refusal("limit-time", party=None)
     assert "harbour, north" in message
     assert "corner" not in message

@@ -30,7 +30,7 @@ from parties.release import fetch, verify_release
 from scenarios import tiny
 from scenarios.consortium import ORIGIN, Consortium
 
-PATIENCE = 30.0  # seconds that no test should need
+PATIENCE = 120.0  # seconds that no test should need
 
 
 def wishing(wish: str, position: int = 0) -> dict[str, tuple[Prepared, Prepared]]:

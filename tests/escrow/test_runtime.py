@@ -3,11 +3,11 @@ misbehaves. What is true of one of them alone is in `test_processes.py` and `tes
 """
 
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -173,9 +173,9 @@ def test_a_job_whose_input_takes_long_keeps_no_other_waiting(runtime: Runtime) -
 
 def test_waiting_costs_no_processor_time(runtime: Runtime) -> None:
     start_and_hear(runtime, job("sleep_and_tell"))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-    assert runtime.wait(["job-1"], seconds=0.5) == frozenset()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 0.1
+    before = time.thread_time()  # other threads have their own work
+    assert runtime.wait(["job-1"], seconds=1.0) == frozenset()
+    assert time.thread_time() - before < 0.3
 
 
 # how it can fail
@@ -481,7 +481,10 @@ def test_a_killed_escrow_leaves_no_worker_and_a_new_one_takes_over(house: House,
             assert escrow.stdout.readline() == b"ready\n"
             if house.sealed:
                 client = request.getfixturevalue("engine")
-                until(lambda: len(leftovers(client, root)) == 5)  # keeper and volume of two jobs, and the worker
+                lost, prepared = (names_of(root, name) for name in ("lost", "prepared"))
+                whole = {f"/{lost.worker}", *(f"/{each.keeper}" for each in (lost, prepared))}
+                whole |= {each.volume for each in (lost, prepared)}
+                until(lambda: set(leftovers(client, root)) == whole, seconds=PATIENCE)  # what is half made may escape
                 containers = client.api.containers(filters={"label": label_of(root)})
                 (life,) = {each["Labels"][LIFE] for each in containers}
                 (guard,) = processes(f"{LIFE}={life}")

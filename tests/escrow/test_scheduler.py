@@ -32,7 +32,7 @@ from tests import ledgers
 from tests.nodes import Line, approved_at_home
 from tests.wire import until
 
-SECONDS = 30  # that anything may take before a test fails
+SECONDS = 120  # that anything may take, a whole run too, before a test fails
 
 
 class Heard(RunTold):

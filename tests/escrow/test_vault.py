@@ -131,7 +131,7 @@ def test_a_put_that_was_killed_leaves_no_blob_and_sweep_removes_the_rest(tmp_pat
         assert child.stdout is not None
         assert child.stdout.readline() == b"half\n"
         child.kill()
-        assert child.wait(10) == -signal.SIGKILL
+        assert child.wait(60) == -signal.SIGKILL
     whole = b"".join(bytes([number]) * 65536 for number in range(64))
     vault = Vault(tmp_path)
     assert not vault.has(digest_of(whole))

@@ -190,7 +190,7 @@ def load(client: docker.DockerClient, stack: Sequence[Layer], settings: Mapping[
     number = hashlib.sha256(config).hexdigest()
     names = [tag, f"{tag.partition(':')[0]}:{number[:12]}"]
     client.images.load(cast("bytes", _docker_archive(stack, config, names)))  # it streams, whatever its type says
-    return find(client, tag).id
+    return find(client, names[1]).id  # the other tag may be another image's by now
 
 
 def _docker_archive(stack: Sequence[Layer], config: bytes, tags: Sequence[str]) -> Iterator[bytes]:
