@@ -23,6 +23,7 @@ ENDING_SECONDS: Final = 5.0
 """How long a process may take to end when it is asked to; then it is killed."""
 
 _WATCH_SECONDS: Final = 0.1
+_END_LOOK_SECONDS: Final = 0.01
 _ROUND: Final = "round "
 
 
@@ -147,11 +148,16 @@ class Started:
         self._signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """End it and all that it started; idempotent."""
+        """End it and all that it started; idempotent.
+
+        None of them is there afterwards: what is removed then, nobody of them writes any more.
+        """
         self.ask_to_end()
         self.wait(ENDING_SECONDS)
         self._signal(signal.SIGKILL)
         self._process.wait()
+        while _goes_on(self.pid):  # whom the kernel was told to kill, and whom nobody but the kernel waits for
+            time.sleep(_END_LOOK_SECONDS)
 
     def _signal(self, number: signal.Signals) -> None:
         try:
@@ -160,28 +166,46 @@ class Started:
             return  # nobody of the group is left
 
 
+def _goes_on(group: int) -> bool:
+    """Whether a process of a group has not ended; one that has, and was not waited for, holds nothing any more."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        if int(its_group) == group and state not in "ZX":
+            return True
+    return False
+
+
 def watched(process: Started, others: Sequence[Started], journal: Journal, tell: Tell, *, until: float) -> None:
-    """Pass on what the journal tells until the process has ended.
+    """Pass on what the journal tells until the process has ended, all that it was told by then.
 
     Raises:
         EscrowError: what the journal says has failed; `worker-lost` if it failed without saying why, or one of the
             others ended meanwhile; `limit-time` after `until`, a moment of the monotonic clock.
     """
-    told = 0
-    while process.wait(_WATCH_SECONDS) is None:
+    told, goes_on = 0, True
+    while goes_on:
+        goes_on = process.wait(_WATCH_SECONDS) is None  # before the look into the journal, which so misses nothing
         entries = journal.entries()
         for entry in entries[told:]:
             if "progress" in entry:
                 tell(entry["progress"])
         told = len(entries)
-        for other in others:
-            if other.ended() is not None:
-                raise EscrowError("worker-lost", f"{other.name} ended by itself.")
-        if time.monotonic() > until:
-            raise EscrowError("limit-time", "The engine took longer than it may.", CODES["limit-time"].hint)
+        if goes_on:
+            _require_going_on(others, until)
     journal.raise_failure()
     if process.ended() != 0:
         raise EscrowError("worker-lost", f"{process.name} failed without saying why.")
+
+
+def _require_going_on(others: Sequence[Started], until: float) -> None:
+    for other in others:
+        if other.ended() is not None:
+            raise EscrowError("worker-lost", f"{other.name} ended by itself.")
+    if time.monotonic() > until:
+        raise EscrowError("limit-time", "The engine took longer than it may.", CODES["limit-time"].hint)
 
 
 def environment(home: Path) -> dict[str, str]:

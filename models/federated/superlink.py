@@ -36,8 +36,9 @@ from contracts.errors import EscrowError
 from models.federated.hosted import Journal, Started, Timing, begun, environment, finished, job_in, quiet, watched
 from models.federated.superlink_keys import LOOPBACK, write_certificates, write_node_key, write_secret
 from models.jobs import Place, Tell
+from models.ports import reserved_port
 
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 180.0
 """How long a server of Flower's may take until it listens, or a command of Flower's until it is done."""
 
 TASK_POLL_SECONDS: Final = "0.25"
@@ -114,7 +115,7 @@ class Federation:
         write_certificates(private, now=datetime.now(UTC))
         write_secret(private / "secret", secrets.token_bytes(32))
         with ExitStack() as ending:
-            port = free_port()
+            port = ending.enter_context(reserved_port())
             federation = cls(private, f"{LOOPBACK}:{port}", ending)
             options = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
             server, executor = federation._serve("superlink", "flower-superlink", port, options)
@@ -143,7 +144,8 @@ class Federation:
             f"--auth-supernode-private-key={private_key}",
             f"--node-config=party={json.dumps(party)} directory={json.dumps(str(directory))}",
         ]
-        server, executor = self._serve(party, "flower-supernode", free_port(), options)
+        port = self._ending.enter_context(reserved_port())
+        server, executor = self._serve(party, "flower-supernode", port, options)
         if party in self.nodes.values():
             self.running += [server, executor]
         return server
@@ -209,14 +211,6 @@ clientapp = "models.federated.superlink_apps:client"
 private = {}
 directory = {}
 """
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on now; who takes it first has it."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _listens(port: int) -> bool:

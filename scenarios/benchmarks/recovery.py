@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -20,6 +21,7 @@ from contracts import statements as st
 from contracts.canonical import digest
 from contracts.contract import Contract
 from contracts.errors import EscrowError
+from models.ports import reserved_port
 from parties.client import Client
 from parties.remote import RemoteEscrow
 from scenarios.benchmarks.banks import Bank, contract, enter, knock
@@ -45,8 +47,9 @@ class Killed:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.served = Served(directory).wait_ready()
-        self._ports = {port: self.served.ready[port] for port in ("main", "enrolment")}
+        self._held = ExitStack()  # the ports, also while nobody listens there
+        self._ports = {port: self._held.enter_context(reserved_port()) for port in ("main", "enrolment")}
+        self.served = Served(directory, **self._ports).wait_ready()
         self._change = threading.Condition()
         self._up, self._over = True, False
         self._open: list[RemoteEscrow] = []
@@ -67,6 +70,7 @@ class Killed:
             self._over = True
             self._change.notify_all()
         self.kill()
+        self._held.close()
 
     def start(self, rng: random.Random, probe: Bank) -> float:
         """Start it again; the seconds from then to its first answer, in the last start that was not cut short."""

@@ -22,13 +22,13 @@ from models.federated.hosted import Journal, Started, Timing, environment, job_i
 from models.federated.superlink import Federation, private_directory, run_superlink
 from models.federated.superlink_keys import LOOPBACK, write_node_key
 from models.jobs import Place
+from models.ports import reserved_port
 from models.roles import federated
 from scenarios.crowd import Crowd, train_elsewhere
 
 PARTIES = 2
 ROUNDS = 2
-REFUSAL_SECONDS = 90
-SECONDS = 20.0
+SECONDS = 180.0  # on a busy machine a program of Flower's needs a minute to say its first word
 
 CROWD = Crowd(PARTIES, 40, 7, {"family": "mlp", "hidden": [8]}, {"name": "fedavg", "rounds": ROUNDS})
 
@@ -48,17 +48,23 @@ class Process:
     settings: dict[bytes, bytes]
 
 
-def processes_below(pid: int) -> Iterator[tuple[int, Process]]:
+def processes_below(pid: int) -> Iterator[tuple[int, Process | None]]:
     """What a process started, and what that started, and so on."""
     for below in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-            for child in map(int, below.read_text().split()):
+        children = []
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            children = [int(child) for child in below.read_text().split()]
+        for child in children:
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended, which hides none of the others
                 yield child, process(child)
                 yield from processes_below(child)
 
 
-def process(pid: int) -> Process:
-    words, settings = ((Path(f"/proc/{pid}") / name).read_bytes() for name in ("cmdline", "environ"))
+def process(pid: int) -> Process | None:
+    """None if it was just about to end or to become another program, and so shows nothing or half of each."""
+    words, settings, again = ((Path(f"/proc/{pid}") / name).read_bytes() for name in ("cmdline", "environ", "cmdline"))
+    if not words or words != again:
+        return None
     pairs = (each.partition(b"=") for each in settings.split(b"\0"))
     return Process(words.split(b"\0"), {name: value for name, _, value in pairs})
 
@@ -103,7 +109,7 @@ def test_the_same_bytes_as_in_one_process_and_nothing_stays(
 
     def look(words: str) -> None:
         told.append(words)
-        seen.extend(found for pid, found in processes_below(os.getpid()) if pid not in before and found.words != [b""])
+        seen.extend(found for pid, found in processes_below(os.getpid()) if found and pid not in before)
         for path in (nothing_left[-1] / "secret", *nothing_left[-1].glob("*.key")):
             secrets[path.name] = path.read_bytes()
         for port in servers(seen).keys() - heard.keys():
@@ -143,7 +149,7 @@ def test_a_node_whose_key_is_not_on_the_roster_is_refused_and_the_run_ends_in_ti
             write_node_key(private / f"{name}.key")
         stranger = federation.join("stranger", private / "stranger.key", job)
         federation.register("north", private / "north.pub")  # meanwhile, for both take seconds
-        assert stranger.wait(REFUSAL_SECONDS) not in {None, 0}
+        assert stranger.wait(SECONDS) not in {None, 0}
         assert "SuperNode ID" not in stranger.log.read_text()  # what one that was admitted says
 
         late = federation.join("north", private / "north.key", job)
@@ -163,6 +169,53 @@ def test_an_engine_that_fails_without_a_word_is_lost(tmp_path: Path) -> None:
     with pytest.raises(EscrowError, match="failed without saying why") as error:
         run(3)
     assert error.value.code == "worker-lost"
+
+
+def test_a_reserved_port_is_there_for_a_server_that_is_told_it_as_often_as_it_starts_and_given_to_nobody() -> None:
+    with reserved_port() as port:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((LOOPBACK, port))
+        for _ in range(2):
+            with socket.socket() as early:
+                assert early.connect_ex((LOOPBACK, port)) != 0
+            with socket.create_server((LOOPBACK, port)):
+                socket.create_connection((LOOPBACK, port), SECONDS).close()
+
+
+def test_what_was_noted_before_the_end_is_told_however_late_one_looks(tmp_path: Path) -> None:
+    ended = Started([sys.executable, "-c", ""], environment=environment(tmp_path), log=tmp_path / "log")
+    assert ended.wait(SECONDS) == 0
+    journal, told = Journal(tmp_path / "journal.jsonl"), list[str]()
+    for words in ("round 1 of 2", "round 2 of 2"):
+        journal.tell(words)
+    watched(ended, [], journal, told.append, until=0)
+    assert told == ["round 1 of 2", "round 2 of 2"]
+
+
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+held = b"x" * (1 << 26)  # to give it back takes the kernel a while
+print(flush=True)
+time.sleep(3600)
+"""
+ITS_PARENT = """
+import pathlib, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+child.stdout.readline()
+pathlib.Path("child").write_text(str(child.pid))
+"""
+
+
+def test_who_was_left_behind_by_what_has_ended_is_gone_when_that_was_ended(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", ITS_PARENT, DEAF]
+    started = Started(program, environment=environment(tmp_path), log=tmp_path / "log")
+    assert started.wait(SECONDS) == 0
+    child = Path("/proc", (tmp_path / "child").read_text(), "cmdline")
+    assert child.read_bytes()
+    started.end()
+    with suppress(FileNotFoundError, ProcessLookupError):  # nobody has waited for it, or somebody has
+        assert child.read_bytes() == b""
 
 
 @pytest.mark.parametrize("engine", [raygrid.run_ray, run_superlink])

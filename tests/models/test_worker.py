@@ -42,6 +42,7 @@ SEED = "5a" * 32
 CONTRACT = "sha256:" + "c0" * 32
 LOGISTIC = {"family": "logistic", "epochs": 3, "batch": 32, "learning-rate": 0.05}
 SIZES = {"north": 700, "corner": 160}
+SECONDS = 180  # against hanging alone: to load a framework takes a busy machine a minute
 HEAVY = ("torch", "sklearn", "flwr", "skl2onnx", "onnx", "onnxruntime")
 
 
@@ -488,7 +489,7 @@ def doors(*places: Path) -> Iterator[list[socket.socket]]:
             stack.callback(os.close, folder)
             listener.bind(f"/proc/self/fd/{folder}/socket")
             listener.listen(1)
-            listener.settimeout(30)
+            listener.settimeout(SECONDS)
             listeners.append(listener)
         yield listeners
 
@@ -541,7 +542,7 @@ def gang(place: Path, job: dict[str, Any], *clients: dict[str, Any], ends: int =
         asks, *answers = [stack.enter_context(listener.accept()[0]) for listener in listeners]
         kept = carry(asks, answers)
         stack.close()
-        assert [worker.result(60) for worker in workers] == [ends] + [0] * len(clients)
+        assert [worker.result(SECONDS) for worker in workers] == [ends] + [0] * len(clients)
     return asker, kept
 
 
@@ -689,7 +690,7 @@ def refused_before_answering(place: Path, job: dict[str, Any]) -> str:
     with doors(place) as (listener,), ThreadPoolExecutor(1) as threads:
         failed = threads.submit(failure, place, job, "north")
         with listener.accept()[0] as stream:
-            code = failed.result(60)
+            code = failed.result(SECONDS)
             assert stream.recv(1) == b""
     return code
 
@@ -703,18 +704,18 @@ def test_an_aggregator_whose_stream_ends_fails(place: Path) -> None:
     with doors(place) as (listener,), ThreadPoolExecutor(1) as threads:
         failed = threads.submit(failure, place, joint_job("federated") | {"role": "aggregate"})
         listener.accept()[0].close()
-        assert failed.result(60) == "roster-incomplete"
+        assert failed.result(SECONDS) == "roster-incomplete"
 
 
 def test_a_client_counts_its_rows_and_loads_only_what_it_trains_with(place: Path) -> None:
     with doors(place) as (listener,), ThreadPoolExecutor(1) as threads:
         failed = threads.submit(failure, place, client_job(rows=699), "north")
         with listener.accept()[0]:
-            assert failed.result(60) == "counts-differ"
+            assert failed.result(SECONDS) == "counts-differ"
         (place / "results" / "failure.json").unlink()
         loaded = threads.submit(imported, place, client_job())
         listener.accept()[0].close()
-        assert not {"onnxruntime", "sklearn", "skl2onnx"} & set(loaded.result(60))
+        assert not {"onnxruntime", "sklearn", "skl2onnx"} & set(loaded.result(SECONDS))
 
 
 def test_parties_with_different_features_cannot_be_joined(
@@ -932,7 +933,8 @@ def test_a_file_that_grows_too_large_is_told(place: Path) -> None:
     (place / "job.json").write_text(json.dumps(joint_job("pooled")))
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))"
     code = f"import resource; from models.worker import main; {limit}; assert main([{str(place)!r}]) == 1"
-    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    program = [sys.executable, "-B", "-c", code]  # bytecode that it keeps would be cut off, too, and stay so
+    subprocess.run(program, capture_output=True, check=True, timeout=SECONDS)
     assert outcome(place) == {"failure.json": {"code": "limit-results"}}
 
 
@@ -940,7 +942,7 @@ def imported(place: Path, job: dict[str, Any]) -> list[str]:
     """The heavy libraries that a worker process has imported after its job."""
     (place / "job.json").write_text(json.dumps(job))
     code = f"import sys; from models.worker import main; assert main([{str(place)!r}]) == 0; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=SECONDS)
     return [name for name in HEAVY if name in done.stdout.split()]
 
 
@@ -953,6 +955,6 @@ def test_only_what_trains_imports_what_trains(judged: Path, world: dict[str, tup
 def test_the_program_ends_with_its_code_and_one_thread(place: Path) -> None:
     (place / "job.json").write_text(json.dumps(joint_job("federated", threads=1)))
     command = [sys.executable, "-m", "models.worker", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line)["progress"] for line in done.stdout.splitlines()] == ["round 1 of 2", "round 2 of 2"]
