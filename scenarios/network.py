@@ -181,8 +181,8 @@ class Network:
     def _each(self, names: Iterable[str], act: Callable[[str], Result]) -> dict[str, Result]:
         """What all banks do at the same time; the first that fails ends the others."""
         with ThreadPoolExecutor() as pool:
-            acting = {name: pool.submit(act, name) for name in names}
-            try:
+            try:  # already while they begin, for SIGTERM may come then
+                acting = {name: pool.submit(act, name) for name in names}
                 for each in as_completed(acting.values()):
                     each.result()
             except BaseException:

@@ -67,11 +67,14 @@ class Processes:
                     self._running.discard(process)
 
     def end(self) -> None:
-        """End all that run, but those that serve, and start no more."""
+        """End all that run, but those that serve, and start no more; they have ended afterwards."""
         with self._change:
             self._over = True
-            for process in self._running:
-                process.kill()
+            running = [*self._running]
+        for process in running:
+            process.kill()
+        for process in running:
+            process.wait()  # whoever started it waits as well, but in a thread that an interrupt leaves behind
 
 
 @dataclass(frozen=True)

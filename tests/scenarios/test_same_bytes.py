@@ -8,17 +8,19 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import docker
 import pytest
 
+from contracts.computation import JointTraining
 from contracts.contract import Contract
 from contracts.frames import HEADER
 from contracts.package import GRAPH, MANIFEST
+from escrow.core import clock
 from escrow.gangs import RunningGang, TrainingAttempt
 from escrow.jobs import assembled, stage_gangs
 from escrow.nodes import Nodes
@@ -31,6 +33,10 @@ from escrow.runtime.process import ProcessRuntime
 from escrow.sealing import Seal
 from escrow.stagejobs import Deposited, Gang
 from models.table import write_prepared
+from parties import nodes as banknodes
+from parties import premises
+from parties.conditions import Conditions, Session
+from parties.premises import Premises
 from parties.release import fetch
 from scenarios import tiny
 from scenarios.consortium import Consortium
@@ -182,15 +188,8 @@ class World:
     folder: Path
 
     def contract(self, sealing: Sealing, method: Mapping[str, Any], **limits: int) -> Contract:
-        """A contract about a small net whose jobs are sealed so, and which is released whatever the net has learned."""
-        net = {"family": "mlp", "hidden": [8], "epochs": 2}
-        modest = {"kind": "floor", "metric": "average-precision", "at-least": 0.0}
-        document = self.consortium.draft(
-            model=net, method=method, release=[{**modest, "party": each} for each in BANKS]
-        )
-        computation = {**document["computation"], "sealing": sealing}
-        terms = {"computation": computation, "limits": {**document["limits"], **limits}}
-        return self.consortium.contract({**document, **terms})
+        """The banks' contract about a small net (`drafted`)."""
+        return drafted(self.consortium, sealing, method, **limits)
 
     def unsealed(self, method: Mapping[str, Any], like: Contract) -> Made:
         """What plain processes make of a contract, which see all rows together."""
@@ -199,9 +198,24 @@ class World:
 
     def agreed(self, contract: Contract) -> str:
         """The digest of a contract that every bank has approved."""
-        digest = self.consortium.propose(contract)
-        self.consortium.approve(digest)
-        return digest
+        return agreed(self.consortium, contract)
+
+
+def drafted(consortium: Consortium, sealing: Sealing, method: Mapping[str, Any], **limits: int) -> Contract:
+    """A contract about a small net whose jobs are sealed so, and which is released whatever the net has learned."""
+    net = {"family": "mlp", "hidden": [8], "epochs": 2}
+    modest = {"kind": "floor", "metric": "average-precision", "at-least": 0.0}
+    document = consortium.draft(model=net, method=method, release=[{**modest, "party": each} for each in BANKS])
+    computation = {**document["computation"], "sealing": sealing}
+    terms = {"computation": computation, "limits": {**document["limits"], **limits}}
+    return consortium.contract({**document, **terms})
+
+
+def agreed(consortium: Consortium, contract: Contract) -> str:
+    """The digest of a contract that every bank has approved."""
+    digest = consortium.propose(contract)
+    consortium.approve(digest)
+    return digest
 
 
 @pytest.fixture(scope="module")
@@ -268,3 +282,31 @@ def test_killed_in_mid_training_without_a_retry_the_run_ends_and_names_whose_wor
     logged = [record.getMessage() for record in caplog.records if record.name == "escrow.runs"]
     assert logged == [f"run-fault contract={digest} run=1 party={KILLED} code=worker-lost"]
     nobody_left(world, engine)
+
+
+def test_a_bank_may_seal_its_own_client_though_the_contract_does_not(
+    world: World, worker_image: str, engine: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(premises, "IMAGE", worker_image)
+    with ProcessRuntime(tmp_path / "jobs") as processes, ExitStack() as ending:
+        consortium = tiny.founded(tmp_path / "consortium", processes, clock, banks=BANKS, at_home=("north",))  # type: ignore[arg-type]
+        ending.callback(consortium.close)
+        north = consortium.banks["north"]
+        there = ending.enter_context(Premises.opened(north.home))
+        ran: list[Runtime] = []
+
+        def own(contract: Contract) -> Runtime:
+            ran.append(there.runtime(cast("JointTraining", contract.computation), "container"))
+            return ran[-1]
+
+        nodes = banknodes.Nodes(Conditions(lambda: Session(north, lambda: None), own, clock, lambda _: None), print)
+        ending.callback(nodes.stop)
+        contract = drafted(consortium, "none", FEDAVG)
+        digest = agreed(consortium, contract)
+        nodes.add(digest)
+        assert consortium.core.run(digest).state == "released"
+        assert {each.sealing for each in ran} == {"container"}
+        released = fetch(north, digest, tmp_path / "release")
+    unsealed = world.unsealed(FEDAVG, contract)
+    assert {name: (released / name).read_bytes() for name in (GRAPH, MANIFEST)} == unsealed["train"]
+    assert [left for runtime in ran for left in leftovers(engine, runtime.root)] == []
