@@ -30,7 +30,7 @@ from parties.remote import RemoteEscrow
 from parties.witness import Witness
 from scenarios.consortium import ORIGIN, Consortium
 
-SECONDS = 15.0
+SECONDS = 60.0  # that nothing should need
 
 
 def address(consortium: Consortium) -> str:

@@ -79,7 +79,7 @@ def test_a_lie_that_a_check_sees_ends_the_run_and_names_the_liar_to_itself_and_t
     name: str, consortium: Consortium, play: Play, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="escrow")
-    case = play(harbour=name, seconds=10 if name == "silence" else 60)
+    case = play(harbour=name, seconds=20 if name == "silence" else 60)
     assert (case.state, case.reason, case.verdict) == (State.FAILED, SEEN[name].code, None)
     told = [record.getMessage() for record in caplog.records]
     assert any("run-fault" in line and "harbour" in line for line in told), told

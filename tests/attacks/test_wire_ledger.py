@@ -293,7 +293,7 @@ def test_threads_and_processes_of_one_bank_raise_no_false_alarm(consortium: Cons
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(call, range(8)))
     for child in children:
-        _, said = child.communicate(timeout=60)
+        _, said = child.communicate(timeout=5 * line.SECONDS)
         assert (child.returncode, said) == (0, "")
     north.head()
     assert not (north.home / "evidence").exists()

@@ -25,6 +25,7 @@ from tests import wire as network
 from tests.nodes import SECONDS, Asker, Join, Line, approved_at_home, frame, refusal_to
 from tests.wire import CutLine, refusal_of, until
 
+PROMPT = 2.0  # seconds in which whoever is not stalled takes or says the next thing, on a busy machine too
 BIG = bytes(range(256)) * (2 * PIECE_BYTES // 256 + 1)
 
 
@@ -311,17 +312,17 @@ def test_a_flood_is_refused_before_it_fills_anything(
 def test_a_node_that_waits_is_not_cut_off_and_one_that_does_not_read_is(
     consortium: Consortium, contract: str, runtime: Any
 ) -> None:
-    network.restart(consortium, runtime, stalled_seconds=0.5)
+    network.restart(consortium, runtime, stalled_seconds=PROMPT)
     harbour = consortium.banks["harbour"]
     with raw(consortium, harbour) as (say, call):
         say(Here(), contract)
         until(lambda: consortium.core.nodes.connected == 1)
         pause = threading.Event()
-        pause.wait(1.2)
+        pause.wait(1.5 * PROMPT)
         assert consortium.core.nodes.connected == 1
         asker = linked(consortium, contract)
         assert next(call).WhichOneof("told") == "begin"
-        pause.wait(1.2)
+        pause.wait(1.5 * PROMPT)
         assert consortium.core.nodes.connected == 1
         sending = threading.Thread(target=asker.ask, args=(bytes(FRAME_BYTES_AT_MOST - 12),))
         sending.start()

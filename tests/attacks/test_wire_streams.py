@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from escrow.session import Session
 from escrow.uploads import UploadLimits
 from parties.client import Client
 from parties.identity import pinned
+from parties.patience import Patience
 from parties.release import fetch, verify_release
 from scenarios import tiny
 from scenarios.consortium import ORIGIN, Consortium, Wire
@@ -30,6 +32,7 @@ from tests import wire as line
 from tests.wire import CutLine, refusal_of, until
 
 CHUNK = 1 << 16
+PROMPT = 2.0  # seconds in which whoever is not stalled says the next thing, on a busy machine too
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def wire() -> Wire:
 class Upload:
     """Bytes on their way in; counts from where they were asked for, and does something on the way."""
 
-    content: bytes = field(default_factory=lambda: secrets.token_bytes(3 << 20), repr=False)
+    content: bytes = field(default_factory=lambda: secrets.token_bytes(4 << 20), repr=False)
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     offsets: list[int] = field(default_factory=list)
     halfway: Callable[[], None] | None = None
@@ -113,6 +116,7 @@ def hold() -> Iterator[Callable[..., Held]]:
 @pytest.mark.parametrize("rooms", [(2_000,), (100_000, 1_000_000), (1_500_000, 1_500_000, 500_000, 300_000)], ids=str)
 def test_a_cut_deposit_goes_on_where_it_was(consortium: Consortium, rooms: tuple[int, ...]) -> None:
     upload = Upload()
+    assert sum(rooms) < len(upload.content)  # so each is used up, however little a cut loses
     with CutLine(line.address(consortium), rooms) as cut, line.over(cut, consortium.banks["north"]) as north:
         assert north.escrow.deposit(upload) == upload.digest()
         assert cut.cuts == len(rooms)
@@ -132,16 +136,26 @@ def test_a_cut_collection_goes_on_where_it_was(
     assert len(whole) > 8_000
     assert list(north.escrow.collect(contract, len(whole))) == [] == list(north.escrow.collect(contract, 2**64 - 1))
     asked: list[int] = []
+    taken = bytearray()
     honestly = Session.collect
 
-    def counted(self: Session, contract: str, offset: int = 0) -> Iterator[bytes]:
-        asked.append(offset)
-        return honestly(self, contract, offset)
+    def has(offset: int) -> bool:
+        return len(taken) >= offset or cut.cuts >= len(asked)
 
-    monkeypatch.setattr(Session, "collect", counted)
+    def in_step(self: Session, contract: str, offset: int = 0) -> Iterator[bytes]:
+        """Each piece once the one before was taken: a cut loses no more than one, however slow the reader is."""
+        asked.append(offset)
+        for piece in honestly(self, contract, offset):
+            until(partial(has, offset))
+            yield piece
+            offset += len(piece)
+
+    monkeypatch.setattr(Session, "collect", in_step)
     rooms = (7_000, 9_000)
     with CutLine(line.address(consortium), rooms, back=True) as cut, line.over(cut, north) as there:
-        assert b"".join(there.escrow.collect(contract)) == whole
+        for piece in there.escrow.collect(contract):
+            taken += piece
+        assert taken == whole
         assert cut.cuts == len(rooms)
         release = fetch(there, contract, tmp_path / "release")
     assert 0 == asked[0] < asked[1] < asked[2]
@@ -200,6 +214,26 @@ def test_an_escrow_that_starts_again_in_mid_upload(consortium: Consortium, runti
     assert consortium.core.vault.read(upload.digest()) == upload.content
 
 
+def test_an_escrow_that_is_away_for_a_while_in_mid_upload(
+    consortium: Consortium, runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than one call tries again by itself: it is asked once more how much has arrived."""
+    lost: list[str] = []
+    honestly = Patience.again
+
+    def again(self: Patience, error: EscrowError) -> None:
+        lost.append(error.code)
+        honestly(self, error)
+
+    monkeypatch.setattr(Patience, "again", again)
+    away = partial(line.restart, consortium, runtime, between=lambda: until(lambda: len(lost) >= 2))
+    upload = Upload(halfway=away)
+    assert consortium.banks["north"].escrow.deposit(upload) == upload.digest()
+    assert lost[1] == "escrow-unreachable"
+    assert len(upload.offsets) == 2
+    assert consortium.core.vault.read(upload.digest()) == upload.content
+
+
 def test_an_escrow_that_starts_again_in_mid_watch(consortium: Consortium, runtime: Any) -> None:
     north = consortium.banks["north"]
     with listening(north) as heard:
@@ -219,13 +253,14 @@ def test_an_escrow_that_starts_again_in_mid_watch(consortium: Consortium, runtim
 def test_an_upload_that_stalls_is_cut_off_and_its_place_is_free(
     consortium: Consortium, runtime: Any, hold: Callable[..., Held]
 ) -> None:
-    line.restart(consortium, runtime, stalled_seconds=0.5)
+    line.restart(consortium, runtime, stalled_seconds=PROMPT)
     north, upload = consortium.banks["north"], Upload()
     with stub_of(consortium, north) as stub:
         silent = hold(stub, begin(upload.token), data(upload.content[:1000]))
         mute = hold(stub)
         for each in (silent, mute):
             assert each.call.exception(line.SECONDS).code() is grpc.StatusCode.CANCELLED
+    until(lambda: not consortium.core.uploads._shares["north"].busy)  # who called hears of it first
     assert north.escrow.deposit(upload) == upload.digest()
     assert upload.offsets == [1000]
 
@@ -233,13 +268,13 @@ def test_an_upload_that_stalls_is_cut_off_and_its_place_is_free(
 def test_an_escrow_that_is_slow_itself_cuts_nobody_off(
     consortium: Consortium, runtime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line.restart(consortium, runtime, stalled_seconds=0.2)
+    line.restart(consortium, runtime, stalled_seconds=PROMPT)
     upload, adopt, pause = Upload(content=b"x" * 1000), consortium.core.vault.adopt, threading.Event()
     tried: list[int] = []
 
     def slowly(path: Path, named: str) -> None:
         tried.append(len(upload.offsets))
-        pause.wait(1.0)  # a slow disk, or storage far away
+        pause.wait(1.5 * PROMPT)  # a slow disk, or storage far away
         adopt(path, named)
 
     monkeypatch.setattr(consortium.core.vault, "adopt", slowly)

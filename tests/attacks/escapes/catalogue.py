@@ -83,7 +83,7 @@ class Kill(Probe):
 
 
 SMALL: Final[Mapping[str, int]] = {
-    "seconds": 40,
+    "seconds": 60,
     "memory_mib": 128,
     "results_mib": 8,
     "scratch_mib": 4,

@@ -58,12 +58,21 @@ class Ran:
 
 
 class Stage:
-    """A runtime of one sealing over a directory in memory."""
+    """A runtime of one sealing over a directory in memory.
+
+    The numeric user of a worker follows from its job or party, on the whole machine. So both have a mark of the
+    directory: whatever else runs meanwhile, the processes of that user are this job's.
+
+    Attributes:
+        party: whose jobs may be.
+    """
 
     def __init__(self, root: Path, image: str, engine: docker.DockerClient, sealing: str, **others: Any) -> None:
         self.root, self.image, self.engine, self.sealing = root, image, engine, sealing
         self.runtime = ContainerRuntime(root, image=image, sealing=sealing, client=engine, capacity=4, **others)  # type: ignore[arg-type]
         self.containers: dict[str, str] = {}  # by job
+        self._mark = label_of(root).rpartition("=")[2][:8]
+        self.party = f"north-{self._mark}"
 
     def job(
         self,
@@ -76,7 +85,7 @@ class Stage:
         """A job in which the hostile `code/run` does what `aim` says."""
         given = {**SMALL, **limits}
         return Job(
-            id=re.sub(r"[^a-z0-9]+", "-", name.lower()),
+            id=re.sub(r"[^a-z0-9]+", "-", f"{name.lower()}-{self._mark}"),
             spec={},
             inputs={**code(), "data/rows.csv": ROWS, "data/aim.json": json.dumps(aim).encode()},
             outputs=tuple(outputs),

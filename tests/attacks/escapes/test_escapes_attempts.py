@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,9 +23,11 @@ from escrow.runtime.base import State
 from escrow.runtime.job import Job, Limits
 from tests.attacks.escapes.catalogue import ATTEMPTS, DOOR, Attempt, Probe, asked
 from tests.attacks.escapes.stage import HOSTILE, PATIENCE, ROWS, Ear, Stage, listening, place
+from tests.servers import free_port
 
 pytestmark = pytest.mark.engine
 
+SECONDS = 240  # that all attempts together never need
 VARIABLE = "ESCROW_CANARY"
 ENGINE_SOCKETS = ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock")
 CONTROL_CAPABILITIES = ("SYS_ADMIN", "SYS_PTRACE", "NET_RAW", "NET_ADMIN", "SYS_NICE", "SYSLOG", "DAC_READ_SEARCH")
@@ -70,10 +71,7 @@ def canary(memory: Path) -> Iterator[tuple[str, Path]]:
 
 def aimed(secret: str, vault: Path, ear: Ear, **others: object) -> dict[str, object]:
     """What the hostile program is told of the host: more than anybody could guess."""
-    with socket.socket() as line:  # a port that is free on the host
-        line.bind(("127.0.0.1", 0))
-        port = line.getsockname()[1]
-    meet = {"name": f"meet-{secret[:8]}", "port": port, "key": int(secret[:6], 16)}
+    meet = {"name": f"meet-{secret[:8]}", "port": free_port(), "key": int(secret[:6], 16)}
     return {
         "attempts": [probe.name for probe in ATTEMPTS],
         "canary": secret[::-1],
@@ -91,7 +89,7 @@ def aimed(secret: str, vault: Path, ear: Ear, **others: object) -> dict[str, obj
     }
 
 
-def friendly(aim: dict[str, object], secret: str) -> Job:
+def friendly(aim: dict[str, object], secret: str, party: str) -> Job:
     """The escrow's own worker, with a door, turned into one that wants to be found."""
     inputs = {name: (HOSTILE / name).read_bytes() for name in ("friend.py", "kit.py")}
     return Job(
@@ -100,7 +98,7 @@ def friendly(aim: dict[str, object], secret: str) -> Job:
         {**inputs, "secret.txt": secret.encode()},
         ("found.json", "secret.txt"),
         Limits(memory_mib=256, results_mib=8),
-        party="north",
+        party=party,
         door=True,
     )
 
@@ -118,7 +116,7 @@ def play(stage: Stage, memory: Path) -> Played:
         other = Stage(root, stage.image, stage.engine, stage.sealing, command=worker)
         with other.runtime:
             aim = aimed(secret, vault, ear, inits=[1])
-            friend = friendly(aim, secret)
+            friend = friendly(aim, secret, other.party)
             other.start(friend)
             with other.runtime.link(friend.id, seconds=PATIENCE) as line:
                 line.settimeout(PATIENCE)
@@ -128,9 +126,10 @@ def play(stage: Stage, memory: Path) -> Played:
                 aim |= {"inputs": [str(home / "inputs/secret.txt"), "/job/inputs/secret.txt"]}
                 aim |= {"volume": other.names(friend).volume}
                 before = engines_init()
-                job = other.job("attempts", aim, party="north", memory_mib=256, results_mib=8, cpus=2)
+                limits = {"seconds": SECONDS, "memory_mib": 256, "results_mib": 8, "cpus": 2}
+                job = other.job("attempts", aim, party=other.party, **limits)
                 other.start(job)
-                assert other.runtime.wait([job.id], seconds=PATIENCE) == {job.id}
+                assert other.runtime.wait([job.id], seconds=PATIENCE + SECONDS) == {job.id}
                 given = root / job.id / "job/data/rows.csv"
                 seen = given.stat()
                 unchanged = (given.read_bytes(), seen.st_mode & 0o7777, seen.st_nlink) == (ROWS, 0o444, 1)
@@ -233,7 +232,7 @@ def unsealed_run(engine: docker.DockerClient, image: str, folder: Path) -> None:
     container = create(about)["Id"]
     try:
         engine.api.start(container)
-        ended = engine.api.wait(container)
+        ended = engine.api.wait(container, timeout=SECONDS)
         assert ended["StatusCode"] == 0, engine.api.logs(container).decode()
     finally:
         engine.api.remove_container(container, force=True)

@@ -69,12 +69,21 @@ def fill_memory() -> None:
 
 
 def fill_memory_together() -> None:
-    """Each child stays below the limit, all of them together do not."""
+    """Each child stays below the limit, all of them together do not. They live until all have what they could get."""
+    gate, opened = os.pipe()
     for _ in range(8):
+        heard, said = os.pipe()
         if os.fork() == 0:
+            os.close(opened)
             kept = b"x" * (24 * MIB)
-            time.sleep(2)
+            os.write(said, b"!")
+            os.read(gate, 1)
             os._exit(len(kept) & 1)
+        os.close(said)
+        os.read(heard, 1)  # nothing, if the kernel has ended it
+        os.close(heard)
+    time.sleep(4)  # the program itself ends well: meanwhile the engine hears what the kernel did
+    os.close(opened)
     while True:
         try:
             os.wait()
@@ -248,9 +257,12 @@ def outlive() -> None:
 
 def outlive_and_write() -> None:
     """Go on changing the output when the program is over."""
+    running, held = os.pipe()
 
     def write() -> None:
-        time.sleep(0.2)
+        os.close(held)
+        os.read(running, 1)  # until the program has ended, which alone holds the other end
+        time.sleep(1)  # in which whatever outlived it is ended
         while True:
             with suppress(OSError):
                 Path("/results/found.json").write_text("changed", encoding="ascii")
