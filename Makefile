@@ -1,5 +1,6 @@
 # make demo | test | check | setup | protocol | engine | image
 PYTHON ?= python3
+EXTRAS ?= dev
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -8,7 +9,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $(STAMP)
 
 demo: setup

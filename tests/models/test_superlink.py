@@ -1,9 +1,11 @@
 """Flower's SuperLink, TLS and node authentication included, runs the same job to the same bytes, and leaves nothing.
 
-Slow: Flower starts a fresh process for each message at each node.
+So does its simulation on Ray, where that is installed. Slow: Flower starts a fresh process for each message at each
+node, Ray a handful of programs.
 """
 
 import base64
+import importlib.util
 import math
 import os
 import socket
@@ -130,13 +132,25 @@ def test_the_same_bytes_as_in_one_process_and_nothing_stays(
         assert b"OPERATORS_TOKEN" not in each.settings, each.words
         assert not {b"--insecure", b"--allow-runtime-dependency-installation"} & set(each.words)
         assert [name for name, secret in secrets.items() if told_by(secret, each)] == [], each.words
-    released = (job / "results" / "model" / "model.onnx").read_bytes()
+    require_same_as_alone(job, told, timing)
 
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray, the extra `simulation`, is not installed")
+@pytest.mark.usefixtures("nothing_left")
+def test_ray_makes_the_same_bytes_and_nothing_of_it_stays(tmp_path: Path) -> None:
+    told: list[str] = []
+    timing = train_elsewhere(CROWD, CROWD.contract(), raygrid.run_ray, tmp_path / "job", told.append).timing
+    require_same_as_alone(tmp_path / "job", told, timing)
+
+
+def require_same_as_alone(job: Path, told: list[str], timing: Timing) -> None:
+    """See that an engine has made what one process makes, and has told of each round once."""
     alone = job.parent / "alone"
     alone.mkdir()
+    assert told.count(f"round {ROUNDS} of {ROUNDS}") == 1
     federated.run(job_in(job), Place(job / "inputs", alone, job / "door"), told.append)
-    assert released == (alone / "model" / "model.onnx").read_bytes()
-    assert told.count(f"round {ROUNDS} of {ROUNDS}") == 2  # each engine told it once
+    one, other = ((made / "model" / "model.onnx").read_bytes() for made in (job / "results", alone))
+    assert one == other
     assert len(timing.rounds) == ROUNDS
     assert 0 < sum(timing.rounds) < timing.seconds
 
