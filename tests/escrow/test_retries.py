@@ -49,27 +49,25 @@ def fault(consortium: Consortium, digest: str) -> Fault | None:
 
 
 def test_whoever_is_killed_in_whichever_round_the_model_is_the_same(sealed: Sealed, tmp_path: Path) -> None:
+    """Each is killed in every round, and while own models are trained, before the first."""
     consortium = sealed(exchanged=waiting())
     smooth = retrying(consortium, "Smooth", 0)
     assert consortium.core.run(smooth, killing(consortium, {})).state == "released"
-    rough = retrying(consortium, "Rough", 4)
-    told: list[str] = []
-    plan = {
-        "own models": "client-north",
-        "round 1 of 3": "joint",
-        "round 2 of 3": "client-harbour",
-        "round 3 of 3": "joint",
-    }
-    assert consortium.core.run(rough, killing(consortium, plan, told)).state == "released"
-    assert started(consortium, "joint") == 1 + 5
-    assert [words for words in told if words.startswith("goes on")] == [
-        "goes on after round 1",
-        "goes on after round 2",
-    ]
-    assert graph(consortium, rough, tmp_path) == graph(consortium, smooth, tmp_path)
-    assert rounds(consortium, rough) == rounds(consortium, smooth)
+    moments = ("own models", *(f"round {number} of 3" for number in (1, 2, 3)))
+    for number, who in enumerate(("joint", "client-north", "client-harbour"), 1):
+        rough = retrying(consortium, f"Rough for {who}", len(moments))
+        told: list[str] = []
+        plan = dict.fromkeys(moments, who)
+        assert consortium.core.run(rough, killing(consortium, plan, told)).state == "released"
+        assert started(consortium, "joint") == 1 + number * (len(moments) + 1)
+        assert [words for words in told if words.startswith("goes on")] == [
+            "goes on after round 1",
+            "goes on after round 2",
+        ]
+        assert graph(consortium, rough, tmp_path) == graph(consortium, smooth, tmp_path)
+        assert rounds(consortium, rough) == rounds(consortium, smooth)
+        assert fault(consortium, rough) is None
     assert len(rounds(consortium, smooth)) == 1 + 3
-    assert fault(consortium, rough) is None
     nothing_left(consortium)
 
 
