@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EXTRAS ?= dev
 BIN := .venv/bin
-STAMP := .venv/.installed
+STAMP := .venv/.installed-$(EXTRAS)
 
 .PHONY: demo test check setup protocol engine image
 setup: $(STAMP)

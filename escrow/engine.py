@@ -135,9 +135,11 @@ class Database:
         """Close the writer's session, not only its place in the pool: that alone would keep the lock."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            self._unlock(writer)
-            writer.invalidate()
-            writer.close()
+            try:
+                self._unlock(writer)
+            finally:
+                writer.invalidate()
+                writer.close()
 
     def _unlock(self, writer: Connection) -> None:
         """Give the lock back while the server still listens: it ends a closed session, and frees its lock, only in its

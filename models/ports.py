@@ -1,4 +1,4 @@
-"""Ports for servers that are started by somebody else, or again: nobody is given them before, or meanwhile."""
+"""Ports that are kept free for servers that others start, also while such a server is down."""
 
 import socket
 from collections.abc import Iterator
@@ -10,7 +10,8 @@ def reserved_port() -> Iterator[int]:
     """A port of loopback that the system gives to nobody meanwhile; a server that is told it can listen there.
 
     Were a port only looked up, others could have it in the seconds that a server takes to start. The server needs
-    SO_REUSEADDR, as gRPC's have it, for the port is bound here, too; only who listens is heard.
+    SO_REUSEADDR, as gRPC's have it, for the port is bound here, too; only who listens is heard. This is no protection
+    from somebody on this machine who wants that very port: who listens first has it.
     """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -204,10 +204,10 @@ class Node:
     def _converse(self, client: Client) -> None:
         """Speak with the escrow until the connection or the contract ends."""
         line, whole = Saying(), Pieces()
-        line.say(self._here())
         self._line = line
         if self._seat.yielded:  # between two connections, when there was no line to end
-            line.end()
+            return
+        line.say(self._here())
         try:
             self._go_on()
             for told in client.escrow.join(self.contract, line.said()):

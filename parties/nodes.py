@@ -3,7 +3,7 @@
 `Watchman` finds these contracts by itself: those that are there, and those that come. What ends a node because
 something is amiss with one contract leaves the others alone, and is tried again when something happens to the contract
 or the connection was made anew. A contract that ended with `node-refused` is not, before the verified ledger says
-something new of it.
+something new of it; nor is one that has ended as the escrow says, as long as the program runs.
 """
 
 import threading
@@ -37,7 +37,7 @@ class Nodes:
         self._change = threading.Lock()
         self._running: dict[Digest, tuple[Node, threading.Thread]] = {}
         self._refused: dict[Digest, CaseRecord | None] = {}
-        self._done: set[Digest] = set()  # contracts that have ended, for good
+        self._done: set[Digest] = set()  # contracts that have ended
         self._over = False
 
     def reconsider(self, contract: Digest, stands: Callable[[], CaseRecord | None]) -> None:

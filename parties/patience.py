@@ -55,21 +55,24 @@ class Patience:
 
     def __init__(self, ended: threading.Event, warn: Warn = unwarned) -> None:
         self._ended, self._warn = ended, warn
-        self._place, self._failed, self._begun = -1, 0, time.monotonic()
+        self._place, self._failed = -1, 0
+        self._begun: float | None = None  # when the stream that goes on did
         self._busy = 0.0  # seconds waited for the place
 
     def at(self, place: int) -> None:
         """Where the stream goes on."""
-        now = time.monotonic()
-        if place > self._place or now - self._begun > STEADY_SECONDS:
+        if place > self._place:
             self._place, self._failed = place, 0
-        self._begun = now
+        self._begun = time.monotonic()
 
     def again(self, error: EscrowError) -> None:
         """Wait, and try again after a lost connection, or give up and raise the error."""
         if error.code == "upload-busy" and self._busy < BUSY_SECONDS:
             self._wait_for_place()
             return
+        if self._begun is not None and time.monotonic() - self._begun > STEADY_SECONDS:
+            self._failed = 0
+        self._begun = None
         self._failed += 1
         if error.code not in _TRIED_AGAIN or self._failed == ATTEMPTS:
             raise error

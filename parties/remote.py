@@ -192,11 +192,12 @@ class RemoteEscrow:
         since = self.witness.seen()
         with self._calling():
             call = method(request, timeout=how.get("seconds", self.seconds), metadata=_known(since))
-            try:
+        try:
+            with self._calling():
                 yield from call
-                self._saw(call.trailing_metadata(), since)
-            finally:
-                call.cancel()
+            self._saw(call.trailing_metadata(), since)
+        finally:
+            call.cancel()
 
     def _saw(self, metadata: Sequence[tuple[str, str | bytes]], since: int) -> None:
         shown = dict(metadata)

@@ -26,10 +26,9 @@ def postgres_programs() -> Path | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on, and that stay free until they are used, or are used again.
+    """Ports of the loopback that nobody listens on, nor is given by the system before they are used, or used again.
 
-    Of those below the ports that the system hands out by itself, from 32768 on: of these, any process of the machine
-    may be given the very one meanwhile.
+    They lie below those that the system hands out by itself, from 32768 on.
     """
     ports: list[int] = []
     with ExitStack() as taken:  # until all are found, so that none is found twice

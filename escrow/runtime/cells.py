@@ -36,7 +36,7 @@ _FRAME: Final = struct.Struct(">BxxxL")
 _BEING_MADE: Final = 20.0  # seconds that the engine may take to finish a container whose caller has gone
 _PAUSE: Final = 0.05
 _KILLED: Final = 137
-_REASON_SECONDS: Final = 5  # in which the engine hears why the kernel killed a worker
+_REASON_SECONDS: Final = 5  # in which a busy engine hears why the kernel killed a worker
 _LONGEST: Final = 20 * 86400.0  # seconds that a socket can wait
 OUT: Final = 1
 
@@ -168,12 +168,17 @@ class Cell:
     def _memory_ended(self, state: Mapping[str, str]) -> bool:
         """Whether the engine heard of the kernel's reason after it had heard of the end: then its state lacks it."""
         begun = datetime.fromisoformat(state["StartedAt"][:19]).replace(tzinfo=UTC)
-        until = math.ceil(time.time()) + _REASON_SECONDS
         what = {"container": self.names.worker, "event": "oom"}
-        with answering():
-            told = self._api.events(since=int(begun.timestamp()), until=until, filters=what, decode=True)
-            with closing(told):
-                return next(iter(told), None) is not None
+        for _ in range(_REASON_SECONDS):
+            with answering():
+                until = math.ceil(time.time()) + 1
+                told = self._api.events(since=int(begun.timestamp()), until=until, filters=what, decode=True)
+                with closing(told):
+                    if next(iter(told), None) is not None:
+                        return True
+            if self._empty:  # we ended it ourselves, and whoever did waits
+                break
+        return False
 
     def _archive(self) -> str:
         return f"{self._api.base_url}/v{self._api.api_version}/containers/{quote(self.names.keeper)}/archive"

@@ -177,10 +177,12 @@ class ContainerRuntime(LocalRuntime):
             if kept.keeper is not None:
                 kept.keeper.result()
         except BaseException:
-            if kept.keeper is not None:
-                kept.keeper.exception()  # wait for it: come late, it would replace the next one, and empty the volume
-            with self._table:
-                self._kept[job.id] = _Kept(kept.cell)  # the next attempt begins with a new keeper
+            try:
+                if kept.keeper is not None:
+                    kept.keeper.exception()  # wait: a late one would take the next keeper away and empty its volume
+            finally:
+                with self._table:
+                    self._kept[job.id] = _Kept(kept.cell)  # the next attempt begins with a new keeper
             raise
         started = home / "started"
         started.write_bytes(b"")

@@ -22,6 +22,9 @@ from models.jobs import FederatedJob, Place, Tell, read_job
 ENDING_SECONDS: Final = 5.0
 """How long a process may take to end when it is asked to; then it is killed."""
 
+KILLING_SECONDS: Final = 60.0
+"""How long the kernel may take to end what was killed."""
+
 _WATCH_SECONDS: Final = 0.1
 _END_LOOK_SECONDS: Final = 0.01
 _ROUND: Final = "round "
@@ -150,13 +153,19 @@ class Started:
     def end(self) -> None:
         """End it and all that it started; idempotent.
 
-        None of them is there afterwards: what is removed then, nobody of them writes any more.
+        When it returns none of them runs, so nobody writes into what is removed next.
+
+        Raises:
+            EscrowError: `worker-lost` if the kernel does not end them.
         """
         self.ask_to_end()
         self.wait(ENDING_SECONDS)
         self._signal(signal.SIGKILL)
         self._process.wait()
-        while _goes_on(self.pid):  # whom the kernel was told to kill, and whom nobody but the kernel waits for
+        deadline = time.monotonic() + KILLING_SECONDS
+        while _goes_on(self.pid):  # nobody but the kernel waits for those that it started
+            if time.monotonic() > deadline:
+                raise EscrowError("worker-lost", f"{self.name} was killed, and something of it still runs.")
             time.sleep(_END_LOOK_SECONDS)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -167,19 +176,20 @@ class Started:
 
 
 def _goes_on(group: int) -> bool:
-    """Whether a process of a group has not ended; one that has, and was not waited for, holds nothing any more."""
+    """Whether a process of a group has not ended, or a thread of one; what nobody has waited for yet has ended."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
-        if int(its_group) == group and state not in "ZX":
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended meanwhile, or is none of ours
+        state, its_group, threads = fields[0], int(fields[2]), int(fields[17])  # fields 3, 5 and 20 of proc(5)
+        if its_group == group and (state not in "ZX" or threads > 1):
             return True
     return False
 
 
 def watched(process: Started, others: Sequence[Started], journal: Journal, tell: Tell, *, until: float) -> None:
-    """Pass on what the journal tells until the process has ended, all that it was told by then.
+    """Pass on all that the journal is told until the process has ended.
 
     Raises:
         EscrowError: what the journal says has failed; `worker-lost` if it failed without saying why, or one of the

@@ -111,10 +111,9 @@ class Killed:
             again.remote.close()
 
 
-def cut_off(error: EscrowError | ValueError) -> None:
+def cut_off(error: EscrowError) -> None:
     """Raise the error, unless it says that a connection was lost."""
-    code = error.code if isinstance(error, EscrowError) else ""
-    if code != "escrow-unreachable" and "closed channel" not in str(error):  # so gRPC says of its own end
+    if error.code != "escrow-unreachable":
         raise error
 
 
@@ -196,7 +195,7 @@ class Busy:
         while True:
             try:
                 receipt = client.submit(statement)
-            except (EscrowError, ValueError) as error:
+            except EscrowError as error:
                 cut_off(error)
                 self.repeated += 1
                 client = self._escrow.connected(self.bank)
@@ -212,7 +211,7 @@ class Busy:
                     with self._news:
                         self.seen.append((event.index, event.contract))
                         self._news.notify()
-            except (EscrowError, ValueError) as error:
+            except EscrowError as error:
                 cut_off(error)
 
 

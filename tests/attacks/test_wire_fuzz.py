@@ -26,7 +26,7 @@ ESCROW: Final = pb.DESCRIPTOR.services_by_name["Escrow"]
 METHODS: Final = {method.name: method for method in ESCROW.methods}
 ASKED: Final = {name: getattr(pb, method.input_type.name) for name, method in METHODS.items()}
 EXAMPLES: Final = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 edges = some.sampled_from([0, 1, 2, 5, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1]) | some.integers(0, 2**64 - 1)

@@ -57,7 +57,7 @@ def test_keys_stand_in_utf16_order() -> None:
 @example(1e20)
 @example(2.0**53)
 @example([-0.0, 1e21, 5e-324, 1e-7])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_is_written_is_read_back_and_written_the_same(value: object) -> None:
     data = canonical(value)
     read = parse(data)
@@ -80,7 +80,7 @@ def standard_form(data: bytes) -> bytes | None:
     st.booleans(),
     st.sampled_from([(",", ":"), (", ", ": "), (",", ": ")]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_other_spellings_are_accepted_exactly_when_they_are_the_standard_form(
     value: object, ascii_only: bool, sort: bool, separators: tuple[str, str]
 ) -> None:
@@ -93,7 +93,7 @@ def test_other_spellings_are_accepted_exactly_when_they_are_the_standard_form(
 
 
 @given(st.lists(st.sampled_from('{}[]",:0123456789.eE+-truefalsn\\u €\U0001f600'), max_size=12).map("".join))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_accepted_exactly_when_they_are_the_standard_form(text: str) -> None:
     data = text.encode()
     if standard_form(data) == data:

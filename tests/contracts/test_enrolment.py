@@ -132,7 +132,7 @@ def test_a_card_has_one_spelling() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(place=strategies.integers(0, 10_000), byte=strategies.integers(0, 255))
 def test_a_damaged_authority_is_refused_in_our_own_words(place: int, byte: int) -> None:
     """What still reads as a certificate is left to TLS."""
@@ -184,7 +184,7 @@ def test_the_tls_key_itself_must_have_signed() -> None:
         read_request(asked(request=bytes(der)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(place=strategies.integers(0, 10_000), byte=strategies.integers(0, 255))
 def test_a_damaged_request_is_refused_in_our_own_words(place: int, byte: int) -> None:
     der = bytearray(_REQUEST)

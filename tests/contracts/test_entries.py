@@ -58,7 +58,7 @@ def test_a_record_reads_back_as_it_was_written() -> None:
         assert RECORDS[key.kind].model_validate_json(data).document() == data
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(PLACES, hs.data())
 def test_any_changed_byte_is_noticed(place: int, data: hs.DataObject) -> None:
     spoilt = bytearray(HISTORY.leaves[place])
@@ -93,7 +93,7 @@ def test_a_deleted_approval_is_noticed_by_replay_alone() -> None:
             tampered([*HISTORY.leaves[:place], *HISTORY.leaves[place + 1 :]])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(PLACES, PLACES)
 def test_a_repeated_entry_is_refused_wherever_it_is_put(place: int, put: int) -> None:
     if put <= place:
@@ -103,7 +103,7 @@ def test_a_repeated_entry_is_refused_wherever_it_is_put(place: int, put: int) ->
     assert f"Entry {put} " in tampered([*HISTORY.leaves[:put], *early, *HISTORY.leaves[put:]])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(PLACES, PLACES)
 def test_a_moved_entry_changes_the_head(one: int, two: int) -> None:
     leaves = list(HISTORY.leaves)

@@ -93,7 +93,7 @@ def test_a_model_that_never_flags_does_not_pass(bound):
 
 
 @every_bound
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 9), confidences=st.lists(st.floats(0.5, 0.9999), min_size=2, max_size=2).map(sorted))
 def test_more_confidence_never_raises_a_lower_bound(bound, seed, confidences):
     rows, own, joint = bank(seed, n=60, frauds=6, cards=15)

@@ -85,7 +85,7 @@ def test_a_joint_model_that_harms_one_party_is_withheld_whatever_the_other_gains
     assert decide(asked, evidence(asked, *found), run=1).verdict == "withheld"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases(), hs.data())
 def test_raising_any_threshold_never_releases_what_was_not(
     case: tuple[list[dict[str, Any]], list[Measurement]], data: hs.DataObject
@@ -108,7 +108,7 @@ def test_raising_any_threshold_never_releases_what_was_not(
         assert decide(before, evidence(before, *found), run=1).verdict == "released"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(), hs.randoms(use_true_random=False))
 def test_the_order_of_clauses_does_not_matter(
     case: tuple[list[dict[str, Any]], list[Measurement]], random: Any
@@ -122,7 +122,7 @@ def test_the_order_of_clauses_does_not_matter(
     assert verdicts[0] == verdicts[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases())
 def test_a_verdict_follows_from_the_bounds_and_a_missing_one_never_releases(
     case: tuple[list[dict[str, Any]], list[Measurement]],

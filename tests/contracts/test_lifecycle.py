@@ -332,5 +332,5 @@ class Histories(RuleBasedStateMachine):
             assert self.world.replayed() == self.world.documents
 
 
-Histories.TestCase.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+Histories.TestCase.settings = settings(max_examples=60, stateful_step_count=20)
 TestHistories = Histories.TestCase

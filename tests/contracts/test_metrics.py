@@ -53,7 +53,7 @@ def same(a, b):
 
 
 @every_metric
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(case=cases())
 def test_weights_are_repetitions(metric, case):
     rows, scores, weights = case
@@ -69,7 +69,7 @@ def test_weights_are_repetitions(metric, case):
 
 
 @every_metric
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(case=cases(), seed=st.integers(0, 99))
 def test_order_of_rows_and_scale_of_scores_do_not_matter(metric, case, seed):
     rows, scores, weights = case
@@ -80,7 +80,7 @@ def test_order_of_rows_and_scale_of_scores_do_not_matter(metric, case, seed):
     assert isnan(value) or 0 <= value <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_equals_scikit_learn(case):
     rows, scores, weights = case
@@ -99,7 +99,7 @@ def test_equals_scikit_learn(case):
         assert recall == pytest.approx(tpr[fpr <= 0.25].max(), abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_amount_weighted_recall_is_the_best_threshold_tried_one_by_one(case):
     rows, scores, weights = case

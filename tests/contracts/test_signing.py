@@ -178,7 +178,7 @@ def test_an_unknown_scheme_is_refused_and_the_known_ones_are_named(uri: str) -> 
 
 
 @given(st.binary(max_size=64))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_is_signed_travels_unchanged_and_verifies(payload: bytes) -> None:
     envelope = Envelope.from_bytes(sign(payload, NORTH).to_bytes())
     assert envelope.payload == payload
@@ -225,7 +225,7 @@ def test_none_or_two_signatures_do_not_verify() -> None:
 
 
 @given(st.integers(0, 8 * (len(PAYLOAD) + 64) - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_flipped_bit_does_not_verify(position: int) -> None:
     genuine = sign(PAYLOAD, NORTH)
     whole = bytearray(genuine.signatures[0].sig + PAYLOAD)

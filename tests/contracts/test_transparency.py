@@ -226,7 +226,7 @@ def test_heads_that_need_no_proof_are_still_compared() -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_flipped_bit_is_refused(data: st.DataObject) -> None:
     size = data.draw(st.integers(2, MOST))
     index = data.draw(st.integers(0, size - 1))
@@ -244,7 +244,7 @@ def test_a_flipped_bit_is_refused(data: st.DataObject) -> None:
 
 
 @given(st.lists(st.binary(max_size=4), min_size=1, max_size=300), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_an_entry_that_was_changed_after_a_head_was_seen_is_noticed(entries: list[bytes], data: st.DataObject) -> None:
     changed = data.draw(st.integers(0, len(entries) - 1))
     seen = data.draw(st.integers(changed + 1, len(entries)))
@@ -427,7 +427,7 @@ def test_a_malformed_note_is_refused(note: str) -> None:
 
 
 @given(st.integers(0, len(NOTE) - 1), st.characters(codec="utf-8"))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_character_of_a_note_can_be_changed(position: int, character: str) -> None:
     assume(NOTE[position] != character)
     with pytest.raises(EscrowError):

@@ -20,6 +20,7 @@ from escrow.engine import Database
 from escrow.ledger import Ledger
 from tests import ledgers
 from tests.servers import Postgres, free_port
+from tests.wire import until
 
 
 @pytest.fixture
@@ -38,10 +39,12 @@ def ledger(postgres: str) -> Iterator[Ledger]:
 def cut(postgres_server: Postgres, postgres: str) -> Callable[[], None]:
     """Ends every connection to the database, as a network or a restart would; they have ended when it returns."""
     name = postgres.rpartition("/")[2]
-    end = sql.SQL("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = %s")
+    sessions = "FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
+    end, left = (sql.SQL(f"SELECT {what} {sessions}") for what in ("pg_terminate_backend(pid)", "pid"))
 
     def ended() -> None:
-        assert all(gone for (gone,) in postgres_server.execute(end, name))
+        postgres_server.execute(end, name)
+        until(lambda: postgres_server.execute(left, name) == [])
 
     return ended
 

@@ -179,7 +179,7 @@ def test_a_sender_that_never_says_the_digest_keeps_what_it_sent(side: Side, toke
 steps = st.lists(st.tuples(st.floats(0, 1), st.lists(st.integers(0, 3000), max_size=4), st.booleans()), max_size=6)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=steps, size=st.integers(0, 6000))
 def test_however_an_upload_is_cut_and_resumed_the_file_is_whole(
     side: Side, steps: list[tuple[float, list[int], bool]], size: int

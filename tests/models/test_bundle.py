@@ -390,7 +390,7 @@ def test_a_model_that_does_not_give_probabilities_fails_closed(
     assert refusal.value.code == "bundle-invalid"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_the_guard_says_yes_or_no_to_any_bytes(models: dict[str, Model], data: st.DataObject) -> None:
     good = models[data.draw(st.sampled_from(sorted(models)))].to_onnx()
@@ -467,7 +467,7 @@ def unpacked(data: bytes, directory: Path) -> bundle.Bundle:
     return bundle.load(directory)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_changed_pack_is_refused_when_unpacked_or_when_loaded(
     tmp_path_factory: pytest.TempPathFactory, models: dict[str, Model], data: st.DataObject

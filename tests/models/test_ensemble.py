@@ -249,7 +249,7 @@ def test_scores_that_point_the_wrong_way_get_no_slope_and_the_rate_of_fraud() ->
     assert 1 / (1 + np.exp(-intercept)) == pytest.approx(labels.mean(), rel=0.05)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.floats(-13.9, 13.9), st.booleans()), min_size=2, max_size=60).filter(
         lambda pairs: len({label for _, label in pairs}) == 2

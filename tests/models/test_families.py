@@ -263,7 +263,7 @@ def two_tables(draw: st.DrawFn) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(X[:cut], y[:cut]), (X[cut:], y[cut:])]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(two_tables())
 def test_middle_moments_are_always_possible_ones(tables: list[tuple[np.ndarray, np.ndarray]]) -> None:
     family = make_federated(SPECS["logistic"])
@@ -289,7 +289,7 @@ def test_liars_who_are_fewer_cannot_bend_middle_moments_nor_make_a_spread_vanish
         assert joint.positives / joint.rows == pytest.approx(0.01)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(two_tables())
 def test_joint_moments_are_those_of_all_rows_together(tables: list[tuple[np.ndarray, np.ndarray]]) -> None:
     family = make_federated(SPECS["logistic"])

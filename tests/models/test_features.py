@@ -93,7 +93,7 @@ histories = st.lists(rows_of, min_size=1, max_size=25)
 delays = st.integers(0, 3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows=histories, delay=delays, windows=st.sampled_from([(1,), (1, 3), (2, 5, 7)]))
 def test_features_equal_the_definitions_row_by_row(rows: list[Row], delay: int, windows: tuple[int, ...]) -> None:
     found = by_name(features_for_scoring(table_of(rows), schema(delay=delay, windows=windows)))
@@ -103,7 +103,7 @@ def test_features_equal_the_definitions_row_by_row(rows: list[Row], delay: int, 
         assert found[name] == pytest.approx(np.array(column), rel=1e-6, abs=1e-9), name
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=histories, delay=delays, data=st.data())
 def test_the_order_of_the_table_changes_no_feature(rows: list[Row], delay: int, data: Any) -> None:
     order = data.draw(st.permutations(range(len(rows))))
@@ -115,7 +115,7 @@ def test_the_order_of_the_table_changes_no_feature(rows: list[Row], delay: int, 
 # No look-ahead
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(past=histories, future=st.lists(rows_of, max_size=10), now=moments, delay=delays)
 def test_no_later_row_changes_a_feature(past: list[Row], future: list[Row], now: int, delay: int) -> None:
     """Any later rows against none covers every change of amount, label, card, shop or number of later rows."""
@@ -127,7 +127,7 @@ def test_no_later_row_changes_a_feature(past: list[Row], future: list[Row], now:
     assert np.array_equal(alone, among)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows=histories, now=moments, delay=delays, data=st.data())
 def test_no_label_younger_than_the_delay_changes_a_feature(rows: list[Row], now: int, delay: int, data: Any) -> None:
     others = data.draw(st.lists(st.integers(0, 1), min_size=len(rows), max_size=len(rows)))

@@ -322,7 +322,7 @@ def written(table: Prepared) -> bytes:
     return file.getvalue()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.integers(0, 50), seed=st.integers(0, 2**32))
 def test_a_prepared_table_survives_the_file_and_its_bytes_depend_on_nothing_else(rows: int, seed: int) -> None:
     before = prepared(rows, seed)
@@ -436,7 +436,7 @@ def test_no_more_rows_are_read_than_allowed() -> None:
         read_prepared(io.BytesIO(content), rows_at_most=9)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_a_flipped_byte_is_refused_or_harmless(place: float, byte: int) -> None:
     content = bytearray(written(prepared(20)))

@@ -101,7 +101,7 @@ class Node:
     def receives(self, *numbers: signal.Signals) -> None:
         """All of these reach it at once: while it stands still, for it could have ended before the last."""
         self.process.send_signal(signal.SIGSTOP)
-        os.waitpid(self.process.pid, os.WUNTRACED)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         for number in (*numbers, signal.SIGCONT):
             self.process.send_signal(number)
 

@@ -123,7 +123,7 @@ def running(made: Callable[[str], House]) -> Iterator[Callable[[str], tuple[Hous
 
             begun.append((house, digest))
             threads.submit(under_way)
-            # nothing new is said before north comes
+            # the ledger says nothing more of it before north comes
             until(lambda: "prepare" in core.runs.case(digest).stages, seconds=SECONDS)
             return house, digest
 

@@ -1,12 +1,13 @@
-"""How long a bank's node waits before it connects anew, and when it gives up: by a clock that a test sets."""
+"""How long a bank goes on with a stream, and its node before it connects anew: by a clock that a test sets."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from contracts.errors import CODES, EscrowError
 from parties import patience
-from parties.patience import Persistence
+from parties.patience import ATTEMPTS, STEADY_SECONDS, Patience, Persistence
 
 AWAY = EscrowError("escrow-unreachable", "The escrow is away.")
 COME_BACK = {"escrow-unreachable", "escrow-slow", "escrow-crowded", "quota-exceeded"}
@@ -64,3 +65,33 @@ def test_only_what_comes_back_by_itself_is_waited_for(code: str) -> None:
     with pytest.raises(EscrowError) as caught:
         waits.pause(error)
     assert caught.value is error
+
+
+def impatient() -> Patience:
+    """For which no time passes while it waits."""
+    ended = threading.Event()
+    ended.set()
+    return Patience(ended)
+
+
+def test_a_stream_that_makes_no_progress_is_tried_so_often(clock: SimpleNamespace) -> None:
+    """However long its escrow was away in between: that was no connection that held."""
+    stream = impatient()
+    stream.at(7)
+    for _ in range(ATTEMPTS - 1):
+        stream.again(AWAY)
+        clock.seconds += 2 * STEADY_SECONDS
+    with pytest.raises(EscrowError) as caught:
+        stream.again(AWAY)
+    assert caught.value is AWAY
+
+
+def test_a_stream_goes_on_as_long_as_it_makes_progress_or_its_connections_hold(clock: SimpleNamespace) -> None:
+    stream = impatient()
+    for number in range(4 * ATTEMPTS):
+        stream.at(number // 2)
+        stream.again(AWAY)
+    for _ in range(4 * ATTEMPTS):
+        stream.at(0)
+        clock.seconds += 2 * STEADY_SECONDS
+        stream.again(AWAY)

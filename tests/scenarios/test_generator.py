@@ -25,7 +25,7 @@ def shown(rows: Transactions, kind: Kind) -> Transactions:
     return rows.take(rows.kind == kind)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), days=st.integers(1, 80), fraud=st.floats(0, 0.2))
 def test_whatever_the_seed_rows_are_sorted_and_labels_say_what_the_kind_says(
     seed: int, days: int, fraud: float

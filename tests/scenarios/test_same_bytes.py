@@ -187,18 +187,10 @@ class World:
     runtime: Killing
     folder: Path
 
-    def contract(self, sealing: Sealing, method: Mapping[str, Any], **limits: int) -> Contract:
-        """The banks' contract about a small net (`drafted`)."""
-        return drafted(self.consortium, sealing, method, **limits)
-
     def unsealed(self, method: Mapping[str, Any], like: Contract) -> Made:
         """What plain processes make of a contract, which see all rows together."""
         with ProcessRuntime(self.folder / "plain") as processes:
-            return performed(processes, self.contract("none", method), like)
-
-    def agreed(self, contract: Contract) -> str:
-        """The digest of a contract that every bank has approved."""
-        return agreed(self.consortium, contract)
+            return performed(processes, drafted(self.consortium, "none", method), like)
 
 
 def drafted(consortium: Consortium, sealing: Sealing, method: Mapping[str, Any], **limits: int) -> Contract:
@@ -230,7 +222,7 @@ def world(worker_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="module")
 def rounds(world: World) -> tuple[Contract, Made]:
     """A training in rounds that may lose somebody once, and what plain processes make of it."""
-    contract = world.contract("container", FEDAVG, retries=1)
+    contract = drafted(world.consortium, "container", FEDAVG, retries=1)
     return contract, world.unsealed(FEDAVG, contract)
 
 
@@ -254,7 +246,7 @@ def test_trained_in_rounds_over_the_relay(
 
 def test_pooled(world: World, worker_image: str, engine: docker.DockerClient) -> None:
     method = {"name": "pooled"}
-    contract = world.contract("container", method)
+    contract = drafted(world.consortium, "container", method)
     made = sealed("container", worker_image, contract, world.folder, engine)
     require_same(made, world.unsealed(method, contract), contract)
 
@@ -264,7 +256,7 @@ def test_killed_in_mid_training_and_tried_again(
 ) -> None:
     contract, unsealed = rounds
     world.runtime.times, told = 1, list[str]()
-    digest = world.agreed(contract)
+    digest = agreed(world.consortium, contract)
     assert world.consortium.core.run(digest, lambda _, words: told.append(words)).state == "released"
     assert (world.runtime.times, told.count("attempt 1 was lost, the next one begins")) == (0, 1)
     nobody_left(world, engine)
@@ -276,7 +268,7 @@ def test_killed_in_mid_training_without_a_retry_the_run_ends_and_names_whose_wor
     world: World, engine: docker.DockerClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.runtime.times = 1
-    digest = world.agreed(world.contract("container", FEDAVG, retries=0))
+    digest = agreed(world.consortium, drafted(world.consortium, "container", FEDAVG, retries=0))
     case = world.consortium.core.run(digest)
     assert (case.state, case.reason, world.runtime.times) == ("failed", "worker-lost", 0)
     logged = [record.getMessage() for record in caplog.records if record.name == "escrow.runs"]
