@@ -169,7 +169,8 @@ class Guard:
     def close(self) -> None:
         """Let it do its work, and wait for it a while: if the engine is away, it goes on alone."""
         if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
+            with self._process.stdin as pipe, suppress(BrokenPipeError):  # it was killed
+                os.write(pipe.fileno(), b".")
             try:
                 self._process.wait(_END_SECONDS)
             except subprocess.TimeoutExpired:  # somebody has to be there when it ends

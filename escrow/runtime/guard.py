@@ -4,11 +4,13 @@
 `guard.py SOCKET NAME=VALUE`. Rules:
 
 1. It waits for the end of its standard input, which is a pipe that the escrow alone holds: a killed escrow closes it.
+   One that ends well says a word before: nothing of it is on its way to the engine any more.
 2. Then it removes the containers and the volumes that carry the label, and nothing else. Each object of a runtime has a
    label of its own, so what an escrow makes that is started again meanwhile is left alone.
 3. If the engine is away or refuses, it tries again, each time on a new connection, for some minutes.
-4. It starts nothing and reads nothing of a job. A container that the engine was only creating while the escrow died
-   can escape it, but nobody starts that one; the next start-up removes it.
+4. Without that word it goes on looking for some seconds: the engine may have been creating a container while the escrow
+   died. One that takes still longer can escape it, but nobody starts that one; the next start-up removes it.
+5. It starts nothing and reads nothing of a job.
 """
 
 import json
@@ -22,6 +24,7 @@ from urllib.parse import quote, urlencode
 
 SECONDS = 60
 PAUSES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 60.0, 60.0)  # before each attempt, in seconds
+LATE_SECONDS = 10  # in which the engine should have made what a killed escrow had asked for
 FOUND = 200
 GONE = (204, 404)
 UNDER_WAY = 409
@@ -78,12 +81,14 @@ def attempt(path: str, label: str) -> bool:
 
 
 def main(path: str, label: str) -> None:
-    """Wait for the end of standard input, then remove until nothing is left."""
+    """Wait for the end of standard input, then remove until nothing is left, and nothing more can come."""
+    late = LATE_SECONDS
     while os.read(0, 1):
-        pass
+        late = 0
+    end = time.monotonic() + late
     for pause in PAUSES:
-        time.sleep(pause)  # an engine that is away tells nobody when it is back
-        if attempt(path, label):
+        time.sleep(pause)  # an engine tells nobody when it is back, or has made what nobody waits for any more
+        if attempt(path, label) and time.monotonic() >= end:
             return
 
 

@@ -31,6 +31,10 @@ print("runs", flush=True)
 time.sleep(600)
 """
 REFUSAL = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 6\r\n\r\nno way"
+NOTHING = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+    b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"Volumes": null}',
+)
 
 
 @contextmanager
@@ -94,6 +98,7 @@ def test_an_engine_that_is_away_and_then_refuses_is_asked_again(
         door.listen()
         door.settimeout(PATIENCE)
         assert late.stdin is not None
+        late.stdin.write(b".")
         late.stdin.close()
         door.accept()[0].close()  # as an engine does that is stopping
         with door.accept()[0] as asked:
@@ -104,6 +109,36 @@ def test_an_engine_that_is_away_and_then_refuses_is_asked_again(
         assert late.wait(PATIENCE) == 0
     with pytest.raises(docker.errors.NotFound):
         engine.api.inspect_container(left)
+
+
+@pytest.mark.parametrize("word", [b"", b"."])
+def test_what_the_engine_makes_late_is_removed_unless_the_escrow_had_nothing_under_way(
+    engine: docker.DockerClient, memory: Path, image: str, word: bytes
+) -> None:
+    label, path = f"escrow-test-guard={uuid4().hex}", memory / "engine"
+    name, _, value = label.partition("=")
+    with (
+        socket.socket(socket.AF_UNIX) as door,
+        subprocess.Popen([sys.executable, "-I", "-S", guard.__file__, str(path), label], stdin=subprocess.PIPE) as late,
+    ):
+        door.bind(str(path))
+        door.listen()
+        door.settimeout(PATIENCE)
+        assert late.stdin is not None
+        late.stdin.write(word)
+        late.stdin.close()
+        with door.accept()[0] as asked:
+            for answer in NOTHING:
+                asked.recv(1 << 16)
+                path.unlink(missing_ok=True)
+                asked.sendall(answer)
+            left = engine.api.create_container(image, command=["true"], labels={name: value})["Id"]
+        path.symlink_to("/var/run/docker.sock")
+        assert late.wait(PATIENCE) == 0
+    kept = [each["Id"] for each in engine.api.containers(all=True, filters={"label": label})]
+    assert kept == ([left] if word else [])
+    for each in kept:
+        engine.api.remove_container(each)
 
 
 def test_a_door_that_a_killed_escrow_had_bound_is_bound_again(memory: Path, image: str) -> None:
