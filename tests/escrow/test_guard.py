@@ -84,29 +84,34 @@ def test_a_late_guard_leaves_the_next_escrow_alone(engine: docker.DockerClient, 
         os.close(late)
 
 
+@contextmanager
+def bereft(path: Path, label: str, word: bytes) -> Iterator[socket.socket]:
+    """Where a guard looks for the engine whose escrow has ended, with this last word; it ends well afterwards."""
+    command = [sys.executable, "-I", "-S", guard.__file__, str(path), label]
+    with socket.socket(socket.AF_UNIX) as door, subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        door.bind(str(path))
+        door.listen()
+        door.settimeout(PATIENCE)
+        assert process.stdin is not None
+        process.stdin.write(word)
+        process.stdin.close()
+        yield door
+        assert process.wait(PATIENCE) == 0
+
+
 def test_an_engine_that_is_away_and_then_refuses_is_asked_again(
     engine: docker.DockerClient, memory: Path, image: str
 ) -> None:
     label, path = f"escrow-test-guard={uuid4().hex}", memory / "engine"
     name, _, value = label.partition("=")
     left = engine.api.create_container(image, command=["true"], labels={name: value})["Id"]
-    with (
-        socket.socket(socket.AF_UNIX) as door,
-        subprocess.Popen([sys.executable, "-I", "-S", guard.__file__, str(path), label], stdin=subprocess.PIPE) as late,
-    ):
-        door.bind(str(path))
-        door.listen()
-        door.settimeout(PATIENCE)
-        assert late.stdin is not None
-        late.stdin.write(b".")
-        late.stdin.close()
+    with bereft(path, label, b".") as door:
         door.accept()[0].close()  # as an engine does that is stopping
         with door.accept()[0] as asked:
             asked.recv(1 << 16)
             path.unlink()  # before it is answered, so that it asks nobody here again
             path.symlink_to("/var/run/docker.sock")
             asked.sendall(REFUSAL)
-        assert late.wait(PATIENCE) == 0
     with pytest.raises(docker.errors.NotFound):
         engine.api.inspect_container(left)
 
@@ -117,16 +122,7 @@ def test_what_the_engine_makes_late_is_removed_unless_the_escrow_had_nothing_und
 ) -> None:
     label, path = f"escrow-test-guard={uuid4().hex}", memory / "engine"
     name, _, value = label.partition("=")
-    with (
-        socket.socket(socket.AF_UNIX) as door,
-        subprocess.Popen([sys.executable, "-I", "-S", guard.__file__, str(path), label], stdin=subprocess.PIPE) as late,
-    ):
-        door.bind(str(path))
-        door.listen()
-        door.settimeout(PATIENCE)
-        assert late.stdin is not None
-        late.stdin.write(word)
-        late.stdin.close()
+    with bereft(path, label, word) as door:
         with door.accept()[0] as asked:
             for answer in NOTHING:
                 asked.recv(1 << 16)
@@ -134,7 +130,6 @@ def test_what_the_engine_makes_late_is_removed_unless_the_escrow_had_nothing_und
                 asked.sendall(answer)
             left = engine.api.create_container(image, command=["true"], labels={name: value})["Id"]
         path.symlink_to("/var/run/docker.sock")
-        assert late.wait(PATIENCE) == 0
     kept = [each["Id"] for each in engine.api.containers(all=True, filters={"label": label})]
     assert kept == ([left] if word else [])
     for each in kept:
